@@ -1,0 +1,52 @@
+package cart
+
+import (
+	"context"
+	"errors"
+
+	"cartd/crdt"
+)
+
+// Store keeps carts durable. The Service calls Commit from one goroutine at a time and everything
+// else from many. Every implementation passes the suite of package storetest.
+type Store interface {
+	// Load returns the join of everything that was committed of a cart. It returns ErrNotFound
+	// for a cart that nothing was committed of, and an error that wraps ErrDamaged where what is
+	// stored fails its checksum; then the cart is left as it is.
+	Load(ctx context.Context, id ID) (*crdt.State, error)
+
+	// Commit returns nil once all changes survive a crash of the process and of the machine. It
+	// joins: what is stored of a cart and is not in a change stays. An error that wraps ErrNoRoom
+	// says that nothing was written and that the same changes may be committed again. After any
+	// other error it is unknown what is on disk, and the process must not acknowledge again.
+	Commit(ctx context.Context, changes []Change) error
+
+	// Purge deletes the carts that expired before the given time and returns how many. Erased
+	// carts do not expire.
+	Purge(ctx context.Context, expiredBefore crdt.Timestamp) (int, error)
+
+	// Close writes out what was delayed and releases the store.
+	Close() error
+}
+
+// Change is one step in the life of a cart: the delta, and the state that it led to.
+type Change struct {
+	ID    ID
+	Delta *crdt.Delta
+	State *crdt.State
+}
+
+var (
+	// ErrDamaged says that what is stored of a cart fails its checksum.
+	ErrDamaged = errors.New("cart: the stored cart is damaged")
+	// ErrNoRoom says that a store had no room for a commit and wrote nothing of it.
+	ErrNoRoom = errors.New("cart: the store has no room")
+)
+
+// Replicator hands changes to the other holders of their carts.
+type Replicator interface {
+	// Replicate sends a change on its way and returns at once. It calls acknowledged when so many
+	// holders have it that the promise is kept without a commit, from any goroutine, at most once,
+	// and perhaps never.
+	Replicate(change Change, acknowledged func())
+}
