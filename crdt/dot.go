@@ -1,6 +1,9 @@
 package crdt
 
-import "cmp"
+import (
+	"cmp"
+	"slices"
+)
 
 // ReplicaID names one residence of a state in one process. It is drawn at random whenever a state
 // becomes resident, by creation or by a load, and never reused: a replica that forgot its memory
@@ -39,6 +42,15 @@ func (s Dots) Has(d Dot) bool {
 		}
 	}
 	return false
+}
+
+// With returns s with d in it. It may change s.
+func (s Dots) With(d Dot) Dots {
+	i, found := slices.BinarySearchFunc(s, d, Dot.Compare)
+	if found {
+		return s
+	}
+	return slices.Insert(s, i, d)
 }
 
 // union appends the union of a and b to z.

@@ -10,10 +10,13 @@ type Event struct {
 	At        Timestamp   // greater than every timestamp in the state
 	Operation OperationID // zero: none
 	Context   VV          // what the author had observed; see Narrowed
-	Narrowed  bool        // whether only what Context holds was observed, or else the whole state
+	Narrowed  bool        // whether only Context and Also were observed, or else the whole state
+	Also      Dots        // observed beyond Context: the earlier commands of the same request
 }
 
-func (e Event) observed(d Dot) bool { return !e.Narrowed || e.Context.Has(d) }
+func (e Event) observed(d Dot) bool {
+	return !e.Narrowed || e.Context.Has(d) || len(e.Also) > 0 && e.Also.Has(d)
+}
 
 // begin returns the delta of an event that has no effect yet. It needs only its author's earlier
 // events.

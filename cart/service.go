@@ -1,0 +1,484 @@
+package cart
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cartd/crdt"
+)
+
+// Times that the Service keeps to.
+const (
+	// contextWait is how long a request waits for this node to see what the client has seen.
+	contextWait = 250 * time.Millisecond
+	loadTimeout = 2 * time.Second
+	// tick is the janitor's: it packs carts that were not used for idleTicks, a shard of them after
+	// the other, and purges every purgeTicks.
+	tick       = time.Second
+	idleTicks  = 10
+	purgeTicks = 3600
+)
+
+// Options configure a Service. Only Store is required.
+type Options struct {
+	Store      Store
+	Replicator Replicator // nil where the node is alone
+	Limits     Limits     // DefaultLimits where zero
+	Memory     int64      // budget for resident carts in bytes; 1 GiB where zero
+	Now        func() time.Time
+	Logger     *slog.Logger
+}
+
+// Service keeps the carts of one node. Its methods may be called from many goroutines.
+type Service struct {
+	store      Store
+	replicator Replicator
+	limits     Limits
+	now        func() time.Time
+	log        *slog.Logger
+
+	shards    [shards]shard
+	committer *committer
+
+	budget    int64
+	memory    atomic.Int64 // estimate of what resident carts take
+	residents atomic.Int64
+	evictions atomic.Int64
+	evicting  sync.Mutex
+	hand      int // the shard that is searched next; guarded by evicting
+
+	tick  atomic.Int64
+	stop  chan struct{}
+	clean sync.WaitGroup // the janitor
+}
+
+// New returns a Service that runs until Close.
+func New(o Options) *Service {
+	s := &Service{
+		store:      o.Store,
+		replicator: o.Replicator,
+		limits:     o.Limits,
+		now:        o.Now,
+		log:        o.Logger,
+		budget:     o.Memory,
+		committer:  newCommitter(o.Store),
+		stop:       make(chan struct{}),
+	}
+	if s.limits == (Limits{}) {
+		s.limits = DefaultLimits
+	}
+	if s.budget == 0 {
+		s.budget = 1 << 30
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	for i := range s.shards {
+		s.shards[i].carts = make(map[ID]*resident)
+	}
+	go s.committer.run()
+	s.clean.Go(s.janitor)
+	return s
+}
+
+// Close commits what was accepted and releases the store. No other method may be running or be
+// called afterwards.
+func (s *Service) Close(ctx context.Context) error {
+	close(s.stop)
+	s.clean.Wait()
+	return errors.Join(s.committer.close(ctx), s.store.Close())
+}
+
+// Failed returns a channel that is closed when the store failed for good: from then on nothing is
+// acknowledged, and the process has to be started again. Err then tells why.
+func (s *Service) Failed() <-chan struct{} { return s.committer.failed }
+
+// Err returns why Failed is closed.
+func (s *Service) Err() error {
+	select {
+	case <-s.committer.failed:
+		return s.committer.err
+	default:
+		return nil
+	}
+}
+
+// Ready returns why the service cannot acknowledge writes at present, or nil.
+func (s *Service) Ready() error { return s.committer.unavailable() }
+
+// Limits returns the limits that commands are held to.
+func (s *Service) Limits() Limits { return s.limits }
+
+// Stats is a reading of a Service.
+type Stats struct {
+	Resident int64 // carts
+	Memory   int64 // estimate of what they take, in bytes
+	Evicted  int64 // carts, since the start
+}
+
+// Stats reads the service.
+func (s *Service) Stats() Stats {
+	return Stats{Resident: s.residents.Load(), Memory: s.memory.Load(), Evicted: s.evictions.Load()}
+}
+
+// Access is what a caller shows to be let at a cart.
+type Access struct {
+	Token   *Token
+	Trusted bool // may have any cart, whatever the token
+}
+
+// Step is a command of a request.
+type Step struct {
+	Command Command
+	Key     string // names the command across its retries, in this cart; empty: by Request.Key
+}
+
+// Request is a list of commands for one cart, which are applied in order, all or none.
+type Request struct {
+	Cart    ID
+	Access  Access
+	Context *Context // what the client has seen; nil: everything
+	IfMatch []uint64 // versions, one of which the cart must have; nil: any
+	Key     string   // names the request across its retries, in this cart; empty: none
+	Steps   []Step
+}
+
+// Result is the answer to a request.
+type Result struct {
+	State    *State // durable, and after all steps
+	Steps    []StepResult
+	Replayed bool // every step had been executed before
+}
+
+// StepResult is what became of a step.
+type StepResult struct {
+	Line     LineID // zero where the step was about no line, or none that is known
+	Quantity int64  // of that line after the step
+	Replayed bool   // it had been executed before
+}
+
+// Execute applies a request and returns once what it did is durable, or was refused. After an
+// Error of reason NotDurable it may have been applied: the retry under the same key counts once.
+func (s *Service) Execute(ctx context.Context, q *Request) (Result, error) {
+	if err := s.check(q.Steps); err != nil {
+		return Result{}, err
+	}
+	r, err := s.acquire(ctx, q.Cart)
+	if err != nil {
+		return Result{}, err
+	}
+	defer r.mu.Unlock()
+	if err := s.admits(r.latest, q.Access); err != nil {
+		return Result{}, err
+	}
+	if err := s.awaitContext(ctx, r, q.Context, func() *State { return r.latest }); err != nil {
+		return Result{}, err
+	}
+	if r.latest.Erased { // while it waited
+		return Result{}, ErrNotFound
+	}
+	if err := s.writable(); err != nil {
+		return Result{}, err
+	}
+	e := &edit{state: r.latest, limits: s.limits}
+	result, err := s.apply(e, r, q)
+	if err != nil {
+		return Result{}, err
+	}
+	if e.delta == nil {
+		target := r.latest.VV
+		if !r.await(ctx, func() bool { return r.durable != nil && (r.durable.Erased || r.durable.VV.Descends(target)) }) {
+			return Result{}, errNotDurable
+		}
+		result.State = r.durable
+		return result, nil
+	}
+	result.State = e.state
+	return result, s.commit(ctx, r, Change{ID: q.Cart, Delta: e.delta, State: e.state})
+}
+
+var errPrecondition = &Error{Reason: PreconditionFailed, Detail: "the cart has changed since"}
+
+var errNotDurable = &Error{Reason: NotDurable, Detail: "the write is not safe yet and may still take effect: " +
+	"repeat it under the same Idempotency-Key"}
+
+// writable refuses a write that the store would not take, before it is applied.
+func (s *Service) writable() error {
+	if err := s.committer.unavailable(); err != nil {
+		return &Error{Reason: NotDurable, Detail: "the store takes no writes at present: nothing was changed", Err: err}
+	}
+	return nil
+}
+
+// commit makes a change the latest of a residence and waits until it is durable. r.mu is held on
+// the way in and out, but not while it waits.
+func (s *Service) commit(ctx context.Context, r *resident, c Change) error {
+	ch := &change{Change: c, resident: r, done: make(chan struct{})}
+	r.push(ch)
+	s.resized(r)
+	stalled := s.committer.enqueue(ch)
+	r.mu.Unlock()
+	defer r.mu.Lock()
+	if s.replicator != nil {
+		s.replicator.Replicate(c, func() { r.acknowledged(ch) })
+	}
+	select {
+	case <-ch.done:
+		return nil
+	case <-stalled:
+	case <-s.committer.failed:
+	case <-ctx.Done():
+	}
+	select {
+	case <-ch.done: // at the same time
+		return nil
+	default:
+		return errNotDurable
+	}
+}
+
+func (s *Service) check(steps []Step) error {
+	if len(steps) > MaxOperations {
+		return invalid("", "%d operations, at most %d are allowed", len(steps), MaxOperations)
+	}
+	for i, step := range steps {
+		if err := step.Command.check(s.limits); err != nil {
+			return inStep(err, i)
+		}
+	}
+	return nil
+}
+
+// StepError is the refusal of a request for the sake of one step.
+type StepError struct {
+	Step int
+	Err  error
+}
+
+func (e *StepError) Error() string { return e.Err.Error() }
+func (e *StepError) Unwrap() error { return e.Err }
+
+func inStep(err error, step int) error { return &StepError{Step: step, Err: err} }
+
+// admits refuses a cart that is not the caller's, and only tells whose it is that it expired.
+func (s *Service) admits(state *State, a Access) error {
+	now := s.now()
+	if state.Erased || purged(state, now) || !a.Trusted && (a.Token == nil || !a.Token.opens(state)) {
+		return ErrNotFound
+	}
+	if expired(state, now) {
+		return &Error{Reason: Expired, Detail: "the cart expired at " + state.Lifetime.Expires.Time().Format(time.RFC3339)}
+	}
+	return nil
+}
+
+// awaitContext waits until the state that at returns holds what the client has seen.
+func (s *Service) awaitContext(ctx context.Context, r *resident, c *Context, at func() *State) error {
+	ready := func() bool { state := at(); return state != nil && (state.Erased || c.seenBy(state)) }
+	if ready() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, contextWait)
+	defer cancel()
+	if !r.await(ctx, ready) {
+		return &Error{Reason: ContextUnavailable, Detail: "this node has not seen what Cart-Context tells of; another one may have"}
+	}
+	return nil
+}
+
+// replays returns, for each step of a request, the records of its earlier executions, and whether
+// all steps have some.
+func replays(state *State, ids []OperationID) (known []crdt.Operations, all bool, err error) {
+	known = make([]crdt.Operations, len(ids))
+	all = len(ids) > 0
+	for i, id := range ids {
+		if id == (OperationID{}) {
+			all = false
+			continue
+		}
+		known[i] = state.Operations.Of(id)
+		if len(known[i]) > 0 {
+			continue
+		}
+		all = false
+		if len(state.Operations.WithPrefix(id[:operationPrefix])) > 0 {
+			return nil, false, inStep(&Error{Reason: OperationReused, Detail: "the key was used for another request"}, i)
+		}
+	}
+	return known, all, nil
+}
+
+// apply applies the steps of a request that were not executed before.
+func (s *Service) apply(e *edit, r *resident, q *Request) (Result, error) {
+	ids := q.operationIDs()
+	known, all, err := replays(e.state, ids)
+	if err != nil {
+		return Result{}, err
+	}
+	if !all && q.IfMatch != nil && !slices.Contains(q.IfMatch, Version(e.state)) {
+		return Result{}, errPrecondition
+	}
+	result := Result{Steps: make([]StepResult, len(q.Steps)), Replayed: all}
+	event := crdt.Event{Replica: r.replica}
+	if q.Context != nil {
+		event.Context, event.Narrowed = q.Context.vv, true
+	}
+	for i, step := range q.Steps {
+		at := &result.Steps[i]
+		if len(known[i]) > 0 {
+			at.Replayed = true
+			for _, o := range known[i] {
+				event.Also = event.Also.With(o.Dot)
+			}
+		} else {
+			event.At, event.Operation = e.state.Lifetime.Updated.Next(s.now()), ids[i]
+			event.Also = event.Also.With(e.state.VV.Next(r.replica))
+			if err := e.apply(event, step.Command); err != nil {
+				return Result{}, inStep(err, i)
+			}
+		}
+		if key := step.Command.about().key(e.state); key != "" {
+			at.Line, at.Quantity = lineIDOf(key), quantityOf(e.state, key)
+		}
+	}
+	return result, nil
+}
+
+// Read returns the durable state of a cart, which holds what c tells of.
+func (s *Service) Read(ctx context.Context, id ID, a Access, c *Context) (*State, error) {
+	r, err := s.acquire(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer r.mu.Unlock()
+	if r.durable == nil {
+		return nil, ErrNotFound // not created yet, as far as anybody was told
+	}
+	if err := s.admits(r.durable, a); err != nil {
+		return nil, err
+	}
+	if err := s.awaitContext(ctx, r, c, func() *State { return r.durable }); err != nil {
+		return nil, err
+	}
+	if r.durable.Erased {
+		return nil, ErrNotFound
+	}
+	return r.durable, nil
+}
+
+// Create makes a cart and returns its id, the token that opens it, and its durable state after
+// the steps.
+func (s *Service) Create(ctx context.Context, currency string, steps []Step) (ID, Token, Result, error) {
+	fail := func(err error) (ID, Token, Result, error) { return ID{}, Token{}, Result{}, err }
+	if err := checkCurrency("/currency", currency); err != nil {
+		return fail(err)
+	}
+	if err := s.check(steps); err != nil {
+		return fail(err)
+	}
+	if err := s.writable(); err != nil {
+		return fail(err)
+	}
+	id, token := NewID(), NewToken()
+	r := &resident{id: id, latest: new(State), replica: newReplicaID()}
+	e := s.create(r, currency, token)
+	result, err := s.apply(e, r, &Request{Cart: id, Steps: steps})
+	if err != nil {
+		return fail(err)
+	}
+	if r, err = s.admit(s.shard(id), r); err != nil {
+		return fail(err)
+	}
+	result.State = e.state
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := s.commit(ctx, r, Change{ID: id, Delta: e.delta, State: e.state}); err != nil {
+		return fail(err)
+	}
+	return id, token, result, nil
+}
+
+// create returns an edit that has made the first event of a cart.
+func (s *Service) create(r *resident, currency string, token Token) *edit {
+	event := crdt.Event{Replica: r.replica, At: crdt.Timestamp(0).Next(s.now())}
+	d := event.Touch(r.latest)
+	hash := token.hash()
+	event.Write(d, registerCurrency, currency, false)
+	event.Write(d, registerToken, string(hash[:]), false)
+	d.Lifetime = crdt.Lifetime{
+		Created: event.At,
+		Updated: event.At,
+		Expires: crdt.TimestampAt(event.At.Time().Add(TimeToLive)),
+	}
+	state, err := r.latest.Apply(d)
+	if err != nil {
+		panic(err) // the delta has no base
+	}
+	return &edit{state: state, delta: d, limits: s.limits}
+}
+
+// Erase deletes a cart for good: what is known of it anywhere goes when it learns of this.
+func (s *Service) Erase(ctx context.Context, q *Request) error {
+	r, err := s.acquire(ctx, q.Cart)
+	if err != nil {
+		return err
+	}
+	defer r.mu.Unlock()
+	if err := s.admits(r.latest, q.Access); err != nil && !errors.Is(err, &Error{Reason: Expired}) {
+		return err
+	}
+	if q.IfMatch != nil && !slices.Contains(q.IfMatch, Version(r.latest)) {
+		return errPrecondition
+	}
+	if err := s.writable(); err != nil {
+		return err
+	}
+	erased := &State{Erased: true}
+	return s.commit(ctx, r, Change{ID: q.Cart, Delta: &crdt.Delta{State: *erased}, State: erased})
+}
+
+// janitor packs carts that are not in use and purges those that expired long ago.
+func (s *Service) janitor() {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	const perTick = (shards + idleTicks - 1) / idleTicks
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-ticker.C:
+		}
+		now := s.tick.Add(1)
+		s.packIdle(int(now%idleTicks)*perTick, perTick)
+		if now%purgeTicks == 1 {
+			s.purge()
+		}
+	}
+}
+
+func (s *Service) purge() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	n, err := s.store.Purge(ctx, crdt.TimestampAt(s.now().Add(-TimeToPurge)))
+	if err != nil {
+		s.log.Error("purge of expired carts", "error", err)
+	} else if n > 0 {
+		s.log.Info("purged expired carts", "carts", n)
+	}
+}
+
+func newReplicaID() crdt.ReplicaID {
+	var b [8]byte
+	rand.Read(b[:])
+	return crdt.ReplicaID(binary.LittleEndian.Uint64(b[:]))
+}
