@@ -175,7 +175,7 @@ type LineItem struct {
 	// SKU Example: TEE-RED
 	SKU string `json:"sku"`
 
-	// Subtotal `quantity` × `unit_price`; `null` without a price.
+	// Subtotal `quantity` × `unit_price`; `null` without a price, or where it is beyond 63 bits.
 	Subtotal *Money `json:"subtotal"`
 
 	// Title Example: Red tee
@@ -187,7 +187,7 @@ type LineItem struct {
 
 // LineItemAdd defines model for LineItemAdd.
 type LineItemAdd struct {
-	// ImageURL Up to 2,048 bytes.
+	// ImageURL An absolute http or https URL of up to 2,048 bytes.
 	ImageURL *string `json:"image_url,omitempty"`
 
 	// Metadata The shop's own keys: at most 20, names of 1 to 64 bytes, string values of up to 512 bytes.
@@ -256,7 +256,7 @@ type Money struct {
 // Operation A command to one line, or with `clear` to all. The line is named by `line_item_id`, or by `sku`
 // and `options`; `add` needs the SKU.
 type Operation struct {
-	// ImageURL Up to 2,048 bytes.
+	// ImageURL An absolute http or https URL of up to 2,048 bytes.
 	ImageURL *string `json:"image_url,omitempty"`
 
 	// LineItemID Not with `sku`.
@@ -284,7 +284,7 @@ type Operation struct {
 	// SKU 1 to 128 bytes. Not with `line_item_id`.
 	SKU *string `json:"sku,omitempty"`
 
-	// Title Up to 512 bytes; with `add` only, like `unit_price`, `image_url` and `metadata`.
+	// Title Up to 512 bytes; with `add` and `set` only, like `unit_price`, `image_url` and `metadata`.
 	Title *string       `json:"title,omitempty"`
 	Type  OperationType `json:"type"`
 
