@@ -145,11 +145,11 @@ func checkOptions(options []Pair) error {
 	return checkPairs("/options", "options", options, MaxOptions, MaxOptionName, MaxOptionValue)
 }
 
-func checkMetadata(edits []MetadataEdit) error {
-	if len(edits) > metadataEver {
-		return invalid("/metadata", "%d entries, at most %d are allowed", len(edits), metadataEver)
+func checkMetadata(p MetadataPatch) error {
+	if len(p.Edits) > metadataEver {
+		return invalid("/metadata", "%d entries, at most %d are allowed", len(p.Edits), metadataEver)
 	}
-	for _, m := range edits {
+	for _, m := range p.Edits {
 		at := "/metadata/" + escapePointer(m.Name)
 		if err := checkText(at, "the name", m.Name, MaxMetadataName, true); err != nil {
 			return err

@@ -25,8 +25,17 @@ type Details struct {
 	UnitPrice *Money
 	Title     *string
 	ImageURL  *string
-	Metadata  []MetadataEdit
+	Metadata  MetadataPatch
 }
+
+// MetadataPatch is a merge patch of metadata. [RFC 7396]
+type MetadataPatch struct {
+	DropAll bool // delete every entry
+	Edits   []MetadataEdit
+}
+
+// Empty reports whether the patch changes nothing.
+func (p MetadataPatch) Empty() bool { return !p.DropAll && len(p.Edits) == 0 }
 
 // MetadataEdit writes an entry of metadata, or deletes it where Value is nil.
 type MetadataEdit struct {
@@ -86,7 +95,7 @@ type RemoveCode struct{ Code string }
 // pointer to nil deletes it.
 type Update struct {
 	Note, Email **string
-	Metadata    []MetadataEdit
+	Metadata    MetadataPatch
 }
 
 // edit is the application of one request to a cart: a state that evolves command by command.
@@ -211,6 +220,9 @@ func (c Describe) apply(e *edit, key string, _ bool) (*crdt.Delta, error) {
 	if key == "" {
 		return nil, errLineNotFound
 	}
+	if c.Details.empty() {
+		return nil, nil
+	}
 	d := e.event.Touch(e.state)
 	return d, c.write(e, d, key)
 }
@@ -227,13 +239,12 @@ func (c RemoveCode) apply(e *edit, _ string, _ bool) (*crdt.Delta, error) {
 }
 
 func (c Update) apply(e *edit, _ string, _ bool) (*crdt.Delta, error) {
+	if c.Note == nil && c.Email == nil && c.Metadata.Empty() {
+		return nil, nil
+	}
 	d := e.event.Touch(e.state)
 	write := func(name string, value *string) {
-		if value == nil {
-			e.event.Write(d, name, "", true)
-		} else {
-			e.event.Write(d, name, *value, false)
-		}
+		e.event.Write(d, name, valueOf(value), value == nil)
 	}
 	if c.Note != nil {
 		write(registerNote, *c.Note)
@@ -241,9 +252,7 @@ func (c Update) apply(e *edit, _ string, _ bool) (*crdt.Delta, error) {
 	if c.Email != nil {
 		write(registerEmail, *c.Email)
 	}
-	for _, m := range c.Metadata {
-		write(prefixMetadata+m.Name, m.Value)
-	}
+	c.Metadata.write(e.state.Registers, write)
 	return d, nil
 }
 
@@ -262,12 +271,36 @@ func (c Details) write(e *edit, d *crdt.Delta, key string) error {
 	if c.ImageURL != nil {
 		e.event.WriteLine(d, key, registerImage, *c.ImageURL, false)
 	}
-	for _, m := range c.Metadata {
-		value, deleted := "", m.Value == nil
-		if !deleted {
-			value = *m.Value
-		}
-		e.event.WriteLine(d, key, prefixMetadata+m.Name, value, deleted)
+	var registers crdt.Registers
+	if l := e.state.Line(key); l != nil {
+		registers = l.Registers
 	}
+	c.Metadata.write(registers, func(name string, value *string) {
+		e.event.WriteLine(d, key, name, valueOf(value), value == nil)
+	})
 	return nil
+}
+
+func (c Details) empty() bool {
+	return c.UnitPrice == nil && c.Title == nil && c.ImageURL == nil && c.Metadata.Empty()
+}
+
+// write calls write for each register that the patch changes; registers are those there are.
+func (p MetadataPatch) write(registers crdt.Registers, write func(name string, value *string)) {
+	if p.DropAll {
+		for name := range metadataOf(registers) {
+			write(prefixMetadata+name, nil)
+		}
+	}
+	for _, m := range p.Edits {
+		write(prefixMetadata+m.Name, m.Value)
+	}
+}
+
+// valueOf returns the value that a register gets; that of a deleted one is empty.
+func valueOf(value *string) string {
+	if value == nil {
+		return ""
+	}
+	return *value
 }

@@ -120,8 +120,13 @@ func (c Details) append(b []byte) []byte {
 	return appendMetadata(appendOptional(appendOptional(b, c.Title), c.ImageURL), c.Metadata)
 }
 
-func appendMetadata(b []byte, edits []MetadataEdit) []byte {
-	edits = slices.SortedFunc(slices.Values(edits), func(x, y MetadataEdit) int { return cmp.Compare(x.Name, y.Name) })
+func appendMetadata(b []byte, p MetadataPatch) []byte {
+	dropAll := byte(0)
+	if p.DropAll {
+		dropAll = 1
+	}
+	b = append(b, dropAll)
+	edits := slices.SortedFunc(slices.Values(p.Edits), func(x, y MetadataEdit) int { return cmp.Compare(x.Name, y.Name) })
 	b = binary.AppendUvarint(b, uint64(len(edits)))
 	for _, m := range edits {
 		b = appendOptional(appendText(b, m.Name), m.Value)
