@@ -1,0 +1,69 @@
+# Everything a developer runs, as a target. `make` alone lists them.
+
+BENCH    ?= .
+COUNT    ?= 1
+FUZZTIME ?= 10s
+PACKAGES ?= ./...
+
+GO      := go
+LINTER  := $(GO) tool -modfile=.ci/lint/go.mod golangci-lint
+SOURCES := find . -name '*.go' -not -path './.git/*' -type f
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test race fuzz bench lint fmt fmt-check generate generate-check check clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@printf '\nVariables: PACKAGES=%s BENCH=%s COUNT=%s FUZZTIME=%s\n' '$(PACKAGES)' '$(BENCH)' '$(COUNT)' '$(FUZZTIME)'
+
+build: ## build bin/cartd and bin/cartload
+	@mkdir -p bin
+	@$(GO) build -trimpath -o bin/ ./cmd/cartd ./cmd/cartload
+
+run: ## run a node in development mode on 127.0.0.1:8080
+	@$(GO) run ./cmd/cartd serve --dev
+
+test: ## run the tests of PACKAGES
+	@$(GO) test $(PACKAGES)
+
+race: ## run the tests of PACKAGES under the race detector (needs a C compiler)
+	@CGO_ENABLED=1 $(GO) test -race $(PACKAGES)
+
+fuzz: ## run every fuzz target of PACKAGES for FUZZTIME each
+	@list=$$($(GO) test -list '^Fuzz' $(PACKAGES)) || { printf '%s\n' "$$list"; exit 1; }; \
+	printf '%s\n' "$$list" | \
+	awk '/^Fuzz/ { name[++n] = $$1 } /^ok/ { for (i = 1; i <= n; i++) print $$2, name[i]; n = 0 }' | \
+	while read -r package target; do \
+		echo "$$package $$target"; \
+		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" </dev/null || exit 1; \
+	done
+
+bench: ## run the benchmarks BENCH of PACKAGES, COUNT times
+	@$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) $(PACKAGES)
+
+lint: ## run the linters of .golangci.yml
+	@$(LINTER) run ./...
+
+fmt: ## format the sources (gofumpt, goimports)
+	@$(LINTER) fmt ./...
+
+fmt-check: ## fail when a source is not formatted, and show the difference
+	@$(LINTER) fmt --diff ./...
+
+generate: ## write the generated code anew
+	@$(GO) generate ./...
+
+generate-check: ## fail when the generated code was out of date
+	@before=$$($(SOURCES) | LC_ALL=C sort | xargs cksum); \
+	$(GO) generate ./... || exit 1; \
+	after=$$($(SOURCES) | LC_ALL=C sort | xargs cksum); \
+	if [ "$$before" != "$$after" ]; then \
+		echo 'generated code was out of date; it has been written anew: review and commit it' >&2; exit 1; \
+	fi
+
+check: fmt-check lint generate-check test ## all that a change must pass: format, lint, generated code, tests
+
+clean: ## remove what the other targets built
+	@rm -rf bin
+	@find . -name '*.prof' -type f -not -path './.git/*' -exec rm -f {} +
+	@find . -name '*.test' -type f -not -path './.git/*' -exec rm -f {} +
