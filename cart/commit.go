@@ -14,9 +14,12 @@ type committer struct {
 
 	mu      sync.Mutex
 	queue   []*change
-	stalled chan struct{} // closed while the store has no room
+	stalled chan struct{} // closed while the store has no room, and when it failed
 	noRoom  bool
 	closing bool
+
+	running context.Context // until it failed
+	stop    context.CancelFunc
 
 	wake   chan struct{} // has room for one
 	failed chan struct{} // closed when the store failed for good
@@ -28,8 +31,11 @@ type committer struct {
 const retryNoRoom = 250 * time.Millisecond
 
 func newCommitter(store Store) *committer {
+	running, stop := context.WithCancel(context.Background())
 	return &committer{
 		store:   store,
+		running: running,
+		stop:    stop,
 		stalled: make(chan struct{}),
 		wake:    make(chan struct{}, 1),
 		failed:  make(chan struct{}),
@@ -37,8 +43,8 @@ func newCommitter(store Store) *committer {
 	}
 }
 
-// enqueue hands a change over. It returns a channel that is closed when the store turns out to
-// have no room for it.
+// enqueue hands a change over. It returns a channel that is closed when the store turns out not to
+// take it.
 func (c *committer) enqueue(ch *change) (stalled <-chan struct{}) {
 	c.mu.Lock()
 	c.queue = append(c.queue, ch)
@@ -46,6 +52,13 @@ func (c *committer) enqueue(ch *change) (stalled <-chan struct{}) {
 	c.mu.Unlock()
 	c.signal()
 	return stalled
+}
+
+// stall returns a channel that is closed when the store takes nothing.
+func (c *committer) stall() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stalled
 }
 
 func (c *committer) signal() {
@@ -70,7 +83,8 @@ func (c *committer) unavailable() error {
 	return nil
 }
 
-// close commits what is queued and stops run. A store without room is given up on when ctx ends.
+// close commits what is queued and stops run. A store without room, or one that hangs, is given up
+// on when ctx ends.
 func (c *committer) close(ctx context.Context) error {
 	c.mu.Lock()
 	c.closing = true
@@ -90,10 +104,15 @@ func (c *committer) close(ctx context.Context) error {
 func (c *committer) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err == nil {
-		c.err = err
-		close(c.failed)
+	if c.err != nil {
+		return
 	}
+	c.err = err
+	close(c.failed)
+	if !c.noRoom {
+		close(c.stalled)
+	}
+	c.stop()
 }
 
 func (c *committer) run() {
@@ -134,7 +153,7 @@ func (c *committer) run() {
 // commit commits a batch, however long the store has no room for it, and reports whether it could.
 func (c *committer) commit(changes []Change) bool {
 	for {
-		err := c.store.Commit(context.Background(), changes)
+		err := c.store.Commit(c.running, changes)
 		switch {
 		case err == nil:
 			c.setNoRoom(false)
@@ -156,6 +175,8 @@ func (c *committer) setNoRoom(noRoom bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
+	case c.err != nil:
+		return // stalled for good
 	case noRoom && !c.noRoom:
 		close(c.stalled)
 	case !noRoom && c.noRoom:

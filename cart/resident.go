@@ -5,8 +5,6 @@ import (
 	"errors"
 	"sync"
 
-	"golang.org/x/sync/singleflight"
-
 	"cartd/crdt"
 )
 
@@ -89,12 +87,15 @@ func (r *resident) broadcast() {
 	}
 }
 
-// await waits until ready holds for the residence or ctx is done, and reports which. r.mu is held
-// on the way in and out, but not while it waits.
-func (r *resident) await(ctx context.Context, ready func() bool) bool {
+// await waits until ready holds for the residence, and reports whether it does when ctx is done or
+// giveUp closed. r.mu is held on the way in and out, but not while it waits.
+func (r *resident) await(ctx context.Context, giveUp <-chan struct{}, ready func() bool) bool {
 	r.waiting++
 	defer func() { r.waiting-- }()
-	for !ready() {
+	for over := false; !ready(); {
+		if over {
+			return false
+		}
 		if r.moved == nil {
 			r.moved = make(chan struct{})
 		}
@@ -102,11 +103,12 @@ func (r *resident) await(ctx context.Context, ready func() bool) bool {
 		r.mu.Unlock()
 		select {
 		case <-moved:
-			r.mu.Lock()
+		case <-giveUp:
+			over = true
 		case <-ctx.Done():
-			r.mu.Lock()
-			return false
+			over = true
 		}
+		r.mu.Lock()
 	}
 	return true
 }
@@ -162,11 +164,19 @@ func (r *resident) measure() int64 {
 	return size
 }
 
-// shard is a part of the resident carts.
+// shard is a part of the resident carts. Who holds its lock only tries for that of a resident;
+// who holds a resident's may take the shard's.
 type shard struct {
 	mu    sync.Mutex
 	carts map[ID]*resident
-	loads singleflight.Group
+	loads map[ID]*load // under way
+}
+
+// load is a cart on its way into memory, for all who want it.
+type load struct {
+	done     chan struct{} // closed when the rest is set
+	resident *resident
+	err      error
 }
 
 const shards = 256
@@ -208,46 +218,69 @@ func (s *Service) acquire(ctx context.Context, id ID) (*resident, error) {
 	}
 }
 
+// load returns the resident cart of id, once it is. The load is nobody's: it goes on when the
+// request that asked for it first ends.
 func (s *Service) load(ctx context.Context, sh *shard, id ID) (*resident, error) {
-	v, err, _ := sh.loads.Do(string(id[:]), func() (any, error) {
-		if r := sh.get(id); r != nil {
-			return r, nil
-		}
-		// Others wait for this load too: it must not end with the first caller's request.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout)
-		defer cancel()
-		state, err := s.store.Load(ctx, id)
-		switch {
-		case errors.Is(err, ErrNotFound):
-			return nil, ErrNotFound
-		case errors.Is(err, ErrDamaged):
-			return nil, &Error{Reason: Unavailable, Detail: "what is stored of the cart is damaged", Err: err}
-		case err != nil:
-			return nil, &Error{Reason: Unavailable, Detail: "the cart cannot be loaded", Err: err}
-		}
-		return s.admit(sh, &resident{id: id, latest: state, durable: state})
-	})
-	if err != nil {
-		return nil, err
+	sh.mu.Lock()
+	if r := sh.carts[id]; r != nil {
+		sh.mu.Unlock()
+		return r, nil
 	}
-	return v.(*resident), nil
+	l := sh.loads[id]
+	if l == nil {
+		l = &load{done: make(chan struct{})}
+		sh.loads[id] = l
+		s.background.Go(func() {
+			l.resident, l.err = s.fetch(sh, id)
+			sh.mu.Lock()
+			delete(sh.loads, id)
+			sh.mu.Unlock()
+			close(l.done)
+		})
+	}
+	sh.mu.Unlock()
+	select {
+	case <-l.done:
+		return l.resident, l.err
+	case <-ctx.Done():
+		return nil, &Error{Reason: Unavailable, Detail: "the cart was not loaded in time", Err: ctx.Err()}
+	}
 }
 
-// admit makes a cart resident, under a fresh replica id, if there is room for it.
-func (s *Service) admit(sh *shard, r *resident) (*resident, error) {
-	if !s.makeRoom() {
-		return nil, &Error{Reason: ServiceOverCapacity, Detail: "the node holds as many unsaved carts as its memory allows"}
+// fetch makes a cart resident that is in the store.
+func (s *Service) fetch(sh *shard, id ID) (*resident, error) {
+	ctx, cancel := context.WithTimeout(s.running, loadTimeout)
+	defer cancel()
+	state, err := s.store.Load(ctx, id)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil, ErrNotFound
+	case errors.Is(err, ErrDamaged):
+		return nil, &Error{Reason: Unavailable, Detail: "what is stored of the cart is damaged", Err: err}
+	case err != nil:
+		return nil, &Error{Reason: Unavailable, Detail: "the cart cannot be loaded", Err: err}
 	}
-	r.replica = newReplicaID()
+	r := &resident{id: id, replica: newReplicaID(), latest: state, durable: state}
+	if err := s.admit(sh, r); err != nil {
+		return nil, err
+	}
+	r.mu.Unlock()
+	return r, nil
+}
+
+// admit makes a cart resident, if there is room for it, and locks it before anybody can evict it.
+func (s *Service) admit(sh *shard, r *resident) error {
+	if !s.makeRoom() {
+		return &Error{Reason: ServiceOverCapacity, Detail: "the node holds as many unsaved carts as its memory allows"}
+	}
+	r.mu.Lock()
 	r.used = s.tick.Load()
+	s.residents.Add(1)
+	s.resized(r)
 	sh.mu.Lock()
 	sh.carts[r.id] = r
 	sh.mu.Unlock()
-	s.residents.Add(1)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	s.resized(r)
-	return r, nil
+	return nil
 }
 
 // resized accounts for what a residence now takes. r.mu is held.
@@ -288,7 +321,7 @@ func (s *Service) evictOne(sh *shard) bool {
 	var victim *resident
 	n := 0
 	for _, r := range sh.carts { // in random order
-		if n == evictionSample && victim != nil {
+		if n >= evictionSample && victim != nil {
 			break
 		}
 		if !r.mu.TryLock() {

@@ -1,6 +1,7 @@
 package cart
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -54,9 +55,10 @@ type Service struct {
 	evicting  sync.Mutex
 	hand      int // the shard that is searched next; guarded by evicting
 
-	tick  atomic.Int64
-	stop  chan struct{}
-	clean sync.WaitGroup // the janitor
+	tick       atomic.Int64
+	running    context.Context // until Close
+	stop       context.CancelFunc
+	background sync.WaitGroup // the janitor and loads
 }
 
 // New returns a Service that runs until Close.
@@ -69,8 +71,8 @@ func New(o Options) *Service {
 		log:        o.Logger,
 		budget:     o.Memory,
 		committer:  newCommitter(o.Store),
-		stop:       make(chan struct{}),
 	}
+	s.running, s.stop = context.WithCancel(context.Background())
 	if s.limits == (Limits{}) {
 		s.limits = DefaultLimits
 	}
@@ -84,18 +86,18 @@ func New(o Options) *Service {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	for i := range s.shards {
-		s.shards[i].carts = make(map[ID]*resident)
+		s.shards[i].carts, s.shards[i].loads = make(map[ID]*resident), make(map[ID]*load)
 	}
 	go s.committer.run()
-	s.clean.Go(s.janitor)
+	s.background.Go(s.janitor)
 	return s
 }
 
 // Close commits what was accepted and releases the store. No other method may be running or be
 // called afterwards.
 func (s *Service) Close(ctx context.Context) error {
-	close(s.stop)
-	s.clean.Wait()
+	s.stop()
+	s.background.Wait()
 	return errors.Join(s.committer.close(ctx), s.store.Close())
 }
 
@@ -178,33 +180,38 @@ func (s *Service) Execute(ctx context.Context, q *Request) (Result, error) {
 		return Result{}, err
 	}
 	defer r.mu.Unlock()
-	if err := s.admits(r.latest, q.Access); err != nil {
+	if err := s.admitsWrite(ctx, r, q.Access); err != nil {
 		return Result{}, err
 	}
 	if err := s.awaitContext(ctx, r, q.Context, func() *State { return r.latest }); err != nil {
 		return Result{}, err
 	}
 	if r.latest.Erased { // while it waited
-		return Result{}, ErrNotFound
-	}
-	if err := s.writable(); err != nil {
-		return Result{}, err
+		return Result{}, s.admitsWrite(ctx, r, q.Access)
 	}
 	e := &edit{state: r.latest, limits: s.limits}
 	result, err := s.apply(e, r, q)
-	if err != nil {
-		return Result{}, err
-	}
-	if e.delta == nil {
-		target := r.latest.VV
-		if !r.await(ctx, func() bool { return r.durable != nil && (r.durable.Erased || r.durable.VV.Descends(target)) }) {
+	if err != nil || e.delta == nil {
+		// A refusal or a replay tells of what it observed, so that has to be durable first.
+		switch {
+		case !s.awaitDurable(ctx, r):
 			return Result{}, errNotDurable
+		case err != nil:
+			return Result{}, err
+		case r.durable.Erased:
+			return Result{}, ErrNotFound
 		}
 		result.State = r.durable
 		return result, nil
 	}
+	if err := s.writable(); err != nil {
+		return Result{}, err
+	}
 	result.State = e.state
-	return result, s.commit(ctx, r, Change{ID: q.Cart, Delta: e.delta, State: e.state})
+	if err := s.commit(ctx, r, Change{ID: q.Cart, Delta: e.delta, State: e.state}); err != nil {
+		return Result{}, err
+	}
+	return result, nil
 }
 
 var errPrecondition = &Error{Reason: PreconditionFailed, Detail: "the cart has changed since"}
@@ -212,7 +219,7 @@ var errPrecondition = &Error{Reason: PreconditionFailed, Detail: "the cart has c
 var errNotDurable = &Error{Reason: NotDurable, Detail: "the write is not safe yet and may still take effect: " +
 	"repeat it under the same Idempotency-Key"}
 
-// writable refuses a write that the store would not take, before it is applied.
+// writable refuses a write that the store would not take, before anything is changed.
 func (s *Service) writable() error {
 	if err := s.committer.unavailable(); err != nil {
 		return &Error{Reason: NotDurable, Detail: "the store takes no writes at present: nothing was changed", Err: err}
@@ -236,7 +243,6 @@ func (s *Service) commit(ctx context.Context, r *resident, c Change) error {
 	case <-ch.done:
 		return nil
 	case <-stalled:
-	case <-s.committer.failed:
 	case <-ctx.Done():
 	}
 	select {
@@ -245,6 +251,14 @@ func (s *Service) commit(ctx context.Context, r *resident, c Change) error {
 	default:
 		return errNotDurable
 	}
+}
+
+// awaitDurable waits until the latest state of a residence is durable, or one that came after it.
+func (s *Service) awaitDurable(ctx context.Context, r *resident) bool {
+	target := r.latest
+	return r.await(ctx, s.committer.stall(), func() bool {
+		return r.durable != nil && (r.durable.Erased || !target.Erased && r.durable.VV.Descends(target.VV))
+	})
 }
 
 func (s *Service) check(steps []Step) error {
@@ -282,6 +296,21 @@ func (s *Service) admits(state *State, a Access) error {
 	return nil
 }
 
+// admitsWrite is admits for who is about to observe the latest state, but that the cart was erased
+// is told only once that is durable: nobody may take a cart for gone that can come back.
+func (s *Service) admitsWrite(ctx context.Context, r *resident, a Access) error {
+	if !r.latest.Erased || r.durable == nil || r.durable.Erased {
+		return s.admits(r.latest, a)
+	}
+	if err := s.admits(r.durable, a); err != nil {
+		return err
+	}
+	if !s.awaitDurable(ctx, r) {
+		return errNotDurable
+	}
+	return ErrNotFound
+}
+
 // awaitContext waits until the state that at returns holds what the client has seen.
 func (s *Service) awaitContext(ctx context.Context, r *resident, c *Context, at func() *State) error {
 	ready := func() bool { state := at(); return state != nil && (state.Erased || c.seenBy(state)) }
@@ -290,7 +319,7 @@ func (s *Service) awaitContext(ctx context.Context, r *resident, c *Context, at 
 	}
 	ctx, cancel := context.WithTimeout(ctx, contextWait)
 	defer cancel()
-	if !r.await(ctx, ready) {
+	if !r.await(ctx, nil, ready) {
 		return &Error{Reason: ContextUnavailable, Detail: "this node has not seen what Cart-Context tells of; another one may have"}
 	}
 	return nil
@@ -311,7 +340,10 @@ func replays(state *State, ids []OperationID) (known []crdt.Operations, all bool
 			continue
 		}
 		all = false
-		if len(state.Operations.WithPrefix(id[:operationPrefix])) > 0 {
+		another := func(earlier OperationID) bool {
+			return earlier != id && bytes.Equal(earlier[:operationPrefix], id[:operationPrefix])
+		}
+		if len(state.Operations.WithPrefix(id[:operationPrefix])) > 0 || slices.ContainsFunc(ids[:i], another) {
 			return nil, false, inStep(&Error{Reason: OperationReused, Detail: "the key was used for another request"}, i)
 		}
 	}
@@ -335,7 +367,8 @@ func (s *Service) apply(e *edit, r *resident, q *Request) (Result, error) {
 	}
 	for i, step := range q.Steps {
 		at := &result.Steps[i]
-		if len(known[i]) > 0 {
+		repeated := ids[i] != (OperationID{}) && slices.Contains(ids[:i], ids[i])
+		if repeated || len(known[i]) > 0 {
 			at.Replayed = true
 			for _, o := range known[i] {
 				event.Also = event.Also.With(o.Dot)
@@ -396,12 +429,11 @@ func (s *Service) Create(ctx context.Context, currency string, steps []Step) (ID
 	if err != nil {
 		return fail(err)
 	}
-	if r, err = s.admit(s.shard(id), r); err != nil {
+	if err := s.admit(s.shard(id), r); err != nil {
 		return fail(err)
 	}
-	result.State = e.state
-	r.mu.Lock()
 	defer r.mu.Unlock()
+	result.State = e.state
 	if err := s.commit(ctx, r, Change{ID: id, Delta: e.delta, State: e.state}); err != nil {
 		return fail(err)
 	}
@@ -434,7 +466,7 @@ func (s *Service) Erase(ctx context.Context, q *Request) error {
 		return err
 	}
 	defer r.mu.Unlock()
-	if err := s.admits(r.latest, q.Access); err != nil && !errors.Is(err, &Error{Reason: Expired}) {
+	if err := s.admitsWrite(ctx, r, q.Access); err != nil && !errors.Is(err, &Error{Reason: Expired}) {
 		return err
 	}
 	if q.IfMatch != nil && !slices.Contains(q.IfMatch, Version(r.latest)) {
@@ -454,11 +486,12 @@ func (s *Service) janitor() {
 	const perTick = (shards + idleTicks - 1) / idleTicks
 	for {
 		select {
-		case <-s.stop:
+		case <-s.running.Done():
 			return
 		case <-ticker.C:
 		}
 		now := s.tick.Add(1)
+		s.makeRoom() // carts grow where they are, and when they are unpacked
 		s.packIdle(int(now%idleTicks)*perTick, perTick)
 		if now%purgeTicks == 1 {
 			s.purge()
@@ -467,7 +500,7 @@ func (s *Service) janitor() {
 }
 
 func (s *Service) purge() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(s.running, time.Minute)
 	defer cancel()
 	n, err := s.store.Purge(ctx, crdt.TimestampAt(s.now().Add(-TimeToPurge)))
 	if err != nil {
