@@ -45,22 +45,32 @@ type Pair struct {
 	Name, Value string
 }
 
-// lineKey returns the key of the line of a product with options, which it sorts: the SKU, and for
-// each option a NUL, the name, a NUL and the value. No part contains a NUL.
+// lineKey returns the key of the line of a product with options: the SKU, and for each option, in
+// the order of their names, a NUL, the name, a NUL and the value. No part contains a NUL.
 func lineKey(sku string, options []Pair) string {
 	if len(options) == 0 {
 		return sku
 	}
-	slices.SortFunc(options, func(a, b Pair) int { return strings.Compare(a.Name, b.Name) })
 	var b strings.Builder
 	b.WriteString(sku)
-	for _, o := range options {
+	for _, o := range sorted(options) {
 		b.WriteByte(0)
 		b.WriteString(o.Name)
 		b.WriteByte(0)
 		b.WriteString(o.Value)
 	}
 	return b.String()
+}
+
+// sorted returns pairs sorted by name. It leaves those that it is given as they are: they are the
+// caller's, who may have handed them to others too.
+func sorted(pairs []Pair) []Pair {
+	byName := func(a, b Pair) int { return strings.Compare(a.Name, b.Name) }
+	if !slices.IsSortedFunc(pairs, byName) {
+		pairs = slices.Clone(pairs)
+		slices.SortFunc(pairs, byName)
+	}
+	return pairs
 }
 
 // splitKey returns the SKU and the encoded options of a line's key.

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"cartd/crdt"
 )
 
 // invalid returns the error for a part of a request that is out of range.
@@ -142,7 +144,16 @@ func (r LineRef) check() error {
 }
 
 func checkOptions(options []Pair) error {
-	return checkPairs("/options", "options", options, MaxOptions, MaxOptionName, MaxOptionValue)
+	if err := checkPairs("/options", "options", options, MaxOptions, MaxOptionName, MaxOptionValue); err != nil {
+		return err
+	}
+	options = sorted(options)
+	for i := 1; i < len(options); i++ {
+		if options[i].Name == options[i-1].Name {
+			return invalid("/options/"+escapePointer(options[i].Name), "the option is there twice")
+		}
+	}
+	return nil
 }
 
 func checkMetadata(p MetadataPatch) error {
@@ -171,39 +182,54 @@ func checkQuantity(n, low, high int64) error {
 	return nil
 }
 
-// checkLimits refuses the step from before to the present state if the line of key outgrew a limit.
-func (e *edit) checkLimits(before *State, key string) error {
+// checkLine refuses the step from before to the present state if it made the line of key outgrow a
+// limit. A merge may have overshot one before: what takes off, or leaves as it is, is not refused.
+func (e *edit) checkLine(before *State, key string) error {
 	l := e.state.Line(key)
 	if l == nil {
 		return nil
 	}
-	q := e.state.Quantity(l)
+	was := before.Line(key)
+	if was == nil {
+		was = new(crdt.Line)
+	}
+	q, held := e.state.Quantity(l), before.Quantity(was)
 	switch {
-	case q > e.limits.Quantity:
+	case q > e.limits.Quantity && q > held:
 		return &Error{Reason: QuantityExceeded, Pointer: "/quantity", Detail: "the line would hold " + strconv.FormatInt(q, 10) +
 			" units, at most " + strconv.FormatInt(e.limits.Quantity, 10) + " are allowed"}
-	case len(l.Counter) > maxEntries:
+	case len(l.Counter) > maxEntries && len(l.Counter) > len(was.Counter):
 		return &Error{Reason: QuantityExceeded, Pointer: "/quantity", Detail: "the line has more than " + strconv.Itoa(maxEntries) +
 			" changes that can still be undone one by one: set its quantity to replace them"}
-	case q > 0 && quantityOf(before, key) == 0 && countLines(e.state) > e.limits.Lines:
+	case q > 0 && held == 0 && countLines(e.state) > e.limits.Lines:
 		return &Error{Reason: TooManyLines, Detail: "the cart would have more than " + strconv.Itoa(e.limits.Lines) + " lines"}
-	case len(e.state.Lines) > linesEver*e.limits.Lines:
+	case len(e.state.Lines) > linesEver*e.limits.Lines && len(e.state.Lines) > len(before.Lines):
 		return &Error{Reason: TooManyLines, Detail: "more than " + strconv.Itoa(linesEver*e.limits.Lines) +
 			" different lines have been in the cart"}
 	}
-	return e.checkMetadata(key)
+	return checkMetadataOf(was.Registers, l.Registers)
 }
 
-func (e *edit) checkMetadata(key string) error {
-	registers := e.state.Registers
-	if key != "" {
-		if l := e.state.Line(key); l != nil {
-			registers = l.Registers
-		}
+// checkMetadataOf refuses registers that have more metadata than is allowed and than they had before.
+func checkMetadataOf(before, registers crdt.Registers) error {
+	present, ever := countMetadata(registers)
+	if present <= MaxMetadata && ever <= metadataEver {
+		return nil
 	}
-	present, ever := 0, 0
+	wasPresent, wasEver := countMetadata(before)
+	if present > MaxMetadata && present > wasPresent {
+		return invalid("/metadata", "there would be %d entries, at most %d are allowed", present, MaxMetadata)
+	}
+	if ever > metadataEver && ever > wasEver {
+		return invalid("/metadata", "more than %d different names have been used", metadataEver)
+	}
+	return nil
+}
+
+// countMetadata returns how many entries of metadata there are, and how many there ever were.
+func countMetadata(registers crdt.Registers) (present, ever int) {
 	for i := range registers {
-		if len(registers[i].Name) <= len(prefixMetadata) || registers[i].Name[:len(prefixMetadata)] != prefixMetadata {
+		if !strings.HasPrefix(registers[i].Name, prefixMetadata) {
 			continue
 		}
 		ever++
@@ -211,17 +237,11 @@ func (e *edit) checkMetadata(key string) error {
 			present++
 		}
 	}
-	if present > MaxMetadata {
-		return invalid("/metadata", "there would be %d entries, at most %d are allowed", present, MaxMetadata)
-	}
-	if ever > metadataEver {
-		return invalid("/metadata", "more than %d different names have been used", metadataEver)
-	}
-	return nil
+	return present, ever
 }
 
-func (e *edit) checkCodes() error {
-	if n := len(codesOf(nil, e.state)); n > MaxCodes {
+func (e *edit) checkCodes(before *State) error {
+	if n := len(codesOf(nil, e.state)); n > MaxCodes && n > len(codesOf(nil, before)) {
 		return invalid("", "the cart would have %d discount codes, at most %d are allowed", n, MaxCodes)
 	}
 	return nil

@@ -131,12 +131,12 @@ func (e *edit) apply(event crdt.Event, c Command) error {
 		e.delta = crdt.Merge(e.delta, delta)
 	}
 	switch c.(type) {
-	case Add, Set:
-		return e.checkLimits(before, key)
-	case Describe, Update:
-		return e.checkMetadata(key)
+	case Add, Set, Decrement, Describe:
+		return e.checkLine(before, key)
+	case Update:
+		return checkMetadataOf(before.Registers, e.state.Registers)
 	case PutCode:
-		return e.checkCodes()
+		return e.checkCodes(before)
 	}
 	return nil
 }
@@ -203,10 +203,10 @@ func (c Remove) apply(e *edit, key string, present bool) (*crdt.Delta, error) {
 	return e.event.Remove(e.state, key), nil
 }
 
-// worthAnEvent reports whether taking off what is there, or is not, has to be remembered: an
-// operation that found nothing must not find something when it is retried.
-func (e *edit) worthAnEvent(present bool) bool {
-	return present || e.event.Operation != (OperationID{})
+// worthAnEvent reports whether a command that changes something, or does not, has to be remembered:
+// an operation that found nothing must not find something when it is retried.
+func (e *edit) worthAnEvent(changes bool) bool {
+	return changes || e.event.Operation != (OperationID{})
 }
 
 func (c Clear) apply(e *edit, _ string, _ bool) (*crdt.Delta, error) {
@@ -220,7 +220,7 @@ func (c Describe) apply(e *edit, key string, _ bool) (*crdt.Delta, error) {
 	if key == "" {
 		return nil, errLineNotFound
 	}
-	if c.Details.empty() {
+	if !e.worthAnEvent(!c.Details.empty()) {
 		return nil, nil
 	}
 	d := e.event.Touch(e.state)
@@ -228,7 +228,11 @@ func (c Describe) apply(e *edit, key string, _ bool) (*crdt.Delta, error) {
 }
 
 func (c PutCode) apply(e *edit, _ string, _ bool) (*crdt.Delta, error) {
-	return e.event.Insert(e.state, c.Code), nil
+	// The new member takes the place of all there are, seen or not: it keeps the code in the cart
+	// wherever they would have, and they do not pile up under a context that never moves.
+	event := e.event
+	event.Narrowed = false
+	return event.Insert(e.state, c.Code), nil
 }
 
 func (c RemoveCode) apply(e *edit, _ string, _ bool) (*crdt.Delta, error) {
@@ -239,7 +243,7 @@ func (c RemoveCode) apply(e *edit, _ string, _ bool) (*crdt.Delta, error) {
 }
 
 func (c Update) apply(e *edit, _ string, _ bool) (*crdt.Delta, error) {
-	if c.Note == nil && c.Email == nil && c.Metadata.Empty() {
+	if !e.worthAnEvent(c.Note != nil || c.Email != nil || !c.Metadata.Empty()) {
 		return nil, nil
 	}
 	d := e.event.Touch(e.state)

@@ -64,7 +64,7 @@ func ParseContext(cart ID, text string) (*Context, error) {
 	}
 	raw, shown := raw[1:len(raw)-8], raw[len(raw)-8:]
 	c := &Context{shown: binary.LittleEndian.Uint64(shown)}
-	n, size := binary.Uvarint(raw)
+	n, size := shortUvarint(raw)
 	if size <= 0 || n > uint64(len(raw))/9 {
 		return nil, errContext
 	}
@@ -75,7 +75,7 @@ func ParseContext(cart ID, text string) (*Context, error) {
 			return nil, errContext
 		}
 		c.vv[i].Replica = crdt.ReplicaID(binary.LittleEndian.Uint64(raw))
-		seq, size := binary.Uvarint(raw[8:])
+		seq, size := shortUvarint(raw[8:])
 		if size <= 0 || seq == 0 || i > 0 && c.vv[i-1].Replica >= c.vv[i].Replica {
 			return nil, errContext
 		}
@@ -86,6 +86,15 @@ func ParseContext(cart ID, text string) (*Context, error) {
 		return nil, errContext
 	}
 	return c, nil
+}
+
+// shortUvarint is binary.Uvarint that refuses numbers with needless zeros.
+func shortUvarint(b []byte) (n uint64, size int) {
+	n, size = binary.Uvarint(b)
+	if size > 1 && b[size-1] == 0 {
+		return 0, 0
+	}
+	return n, size
 }
 
 // seenBy reports whether s holds everything that the client has seen.

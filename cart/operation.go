@@ -133,9 +133,3 @@ func appendMetadata(b []byte, p MetadataPatch) []byte {
 	}
 	return b
 }
-
-// sorted sorts pairs in place, as lineKey does, and returns them.
-func sorted(pairs []Pair) []Pair {
-	slices.SortFunc(pairs, func(a, b Pair) int { return cmp.Compare(a.Name, b.Name) })
-	return pairs
-}
