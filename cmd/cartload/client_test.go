@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -390,9 +391,9 @@ func TestBackoff(t *testing.T) {
 
 // A connection that breaks in the middle of an answer is no acknowledgement.
 func TestAnswerCutShortIsRepeated(t *testing.T) {
-	attempts := 0
+	var attempts atomic.Int64
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if attempts++; attempts == 1 {
+		if attempts.Add(1) == 1 {
 			w.Header().Set("Content-Length", "100")
 			_, _ = io.WriteString(w, "{")
 			panic(http.ErrAbortHandler)
@@ -404,7 +405,7 @@ func TestAnswerCutShortIsRepeated(t *testing.T) {
 	defer transport.CloseIdleConnections()
 	c := testClient(transport, s.URL)
 	c.backoff = backoff{first: time.Microsecond, longest: time.Microsecond}
-	if err := addOne(t.Context(), c.cart()); err != nil || attempts != 2 || c.stats.retries["connection"] != 1 {
-		t.Errorf("%v after %d attempts, retries %v", err, attempts, c.stats.retries)
+	if err := addOne(t.Context(), c.cart()); err != nil || attempts.Load() != 2 || c.stats.retries["connection"] != 1 {
+		t.Errorf("%v after %d attempts, retries %v", err, attempts.Load(), c.stats.retries)
 	}
 }
