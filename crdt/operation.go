@@ -33,12 +33,7 @@ func (o Operation) compare(p Operation) int {
 type Operations []Operation
 
 // Of returns the records of one id: the aliases of one operation.
-func (o Operations) Of(id OperationID) Operations {
-	i, _ := slices.BinarySearchFunc(o, id, func(o Operation, id OperationID) int {
-		return bytes.Compare(o.ID[:], id[:])
-	})
-	return o[i : i+o[i:].aliases()]
-}
+func (o Operations) Of(id OperationID) Operations { return o.WithPrefix(id[:]) }
 
 // WithPrefix returns the records whose id starts with prefix.
 func (o Operations) WithPrefix(prefix []byte) Operations {
