@@ -1,0 +1,418 @@
+package cart
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"cartd/crdt"
+)
+
+// fakeStore keeps the joined states of carts. Its hooks run before an operation, without its lock,
+// so they may block; an error that one returns becomes the operation's, and nothing happens.
+type fakeStore struct {
+	mu     sync.Mutex
+	carts  map[ID]*State
+	loads  map[ID]int // finished or not
+	purges []crdt.Timestamp
+	closed bool
+
+	onLoad   func(context.Context, ID) error
+	onCommit func(context.Context, []Change) error
+}
+
+func newFakeStore() *fakeStore {
+	return &fakeStore{carts: make(map[ID]*State), loads: make(map[ID]int)}
+}
+
+func (f *fakeStore) Load(ctx context.Context, id ID) (*State, error) {
+	f.mu.Lock()
+	f.loads[id]++
+	hook := f.onLoad
+	f.mu.Unlock()
+	if hook != nil {
+		if err := hook(ctx, id); err != nil {
+			return nil, err
+		}
+	}
+	f.mu.Lock()
+	s := f.carts[id]
+	f.mu.Unlock()
+	if s == nil {
+		return nil, ErrNotFound
+	}
+	// A store returns a state of its own, made from bytes.
+	return crdt.DecodeState(crdt.AppendState(nil, s))
+}
+
+func (f *fakeStore) Commit(ctx context.Context, changes []Change) error {
+	f.mu.Lock()
+	hook := f.onCommit
+	f.mu.Unlock()
+	if hook != nil {
+		if err := hook(ctx, changes); err != nil {
+			return err
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range changes {
+		s := f.carts[c.ID]
+		if s == nil {
+			s = new(State)
+		}
+		s, err := s.Apply(c.Delta)
+		if err != nil {
+			return fmt.Errorf("the change of %v came before what it needs: %w", c.ID, err)
+		}
+		f.carts[c.ID] = s
+	}
+	return nil
+}
+
+func (f *fakeStore) Purge(_ context.Context, before crdt.Timestamp) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.purges = append(f.purges, before)
+	n := 0
+	for id, s := range f.carts {
+		if s.Lifetime.Expires != 0 && s.Lifetime.Expires < before {
+			delete(f.carts, id)
+			n++
+		}
+	}
+	return n, nil
+}
+
+func (f *fakeStore) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+	return nil
+}
+
+func (f *fakeStore) hookLoad(hook func(context.Context, ID) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.onLoad = hook
+}
+
+func (f *fakeStore) hookCommit(hook func(context.Context, []Change) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.onCommit = hook
+}
+
+// blockCommits makes commits wait until release is called, or their context ends. A value comes
+// out of entered for each commit that begins to wait.
+func (f *fakeStore) blockCommits() (entered <-chan struct{}, release func()) {
+	in, gate := make(chan struct{}, 100), make(chan struct{})
+	f.hookCommit(func(ctx context.Context, _ []Change) error {
+		in <- struct{}{}
+		select {
+		case <-gate:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	return in, sync.OnceFunc(func() {
+		f.hookCommit(nil)
+		close(gate)
+	})
+}
+
+// failCommits makes every commit fail with err; nil ends that.
+func (f *fakeStore) failCommits(err error) {
+	if err == nil {
+		f.hookCommit(nil)
+		return
+	}
+	f.hookCommit(func(context.Context, []Change) error { return err })
+}
+
+func (f *fakeStore) state(id ID) *State {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.carts[id]
+}
+
+func (f *fakeStore) put(id ID, s *State) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.carts[id] = s
+}
+
+func (f *fakeStore) loadsOf(id ID) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.loads[id]
+}
+
+// fakeReplicator keeps the acknowledgements of what it was given.
+type fakeReplicator struct {
+	mu   sync.Mutex
+	acks []func()
+	came chan struct{} // a value for each change
+}
+
+func newFakeReplicator() *fakeReplicator {
+	return &fakeReplicator{came: make(chan struct{}, 1000)}
+}
+
+func (f *fakeReplicator) Replicate(_ Change, acknowledged func()) {
+	f.mu.Lock()
+	f.acks = append(f.acks, acknowledged)
+	f.mu.Unlock()
+	f.came <- struct{}{}
+}
+
+// acknowledge acknowledges the i-th change.
+func (f *fakeReplicator) acknowledge(i int) {
+	f.mu.Lock()
+	ack := f.acks[i]
+	f.mu.Unlock()
+	ack()
+}
+
+// clock is a clock that stands still until it is moved.
+type clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func newClock() *clock { return &clock{now: time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)} }
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *clock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+// start returns a Service that is closed with the test.
+func start(t testing.TB, o Options) *Service {
+	t.Helper()
+	if o.Store == nil {
+		o.Store = newFakeStore()
+	}
+	s := New(o)
+	t.Cleanup(func() {
+		if err := s.Close(t.Context()); err != nil && s.Err() == nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return s
+}
+
+// client is a client of one cart that shows its token.
+type client struct {
+	t     testing.TB
+	s     *Service
+	id    ID
+	token Token
+}
+
+// create makes a cart in EUR.
+func create(t testing.TB, s *Service, commands ...Command) *client {
+	t.Helper()
+	id, token, _, err := s.Create(t.Context(), "EUR", stepsOf(commands))
+	if err != nil {
+		t.Fatalf("Create: %v", err)
+	}
+	return &client{t, s, id, token}
+}
+
+// at returns the client as it talks to another Service.
+func (c *client) at(s *Service) *client { return &client{c.t, s, c.id, c.token} }
+
+func stepsOf(commands []Command) []Step {
+	var steps []Step
+	for _, command := range commands {
+		steps = append(steps, Step{Command: command})
+	}
+	return steps
+}
+
+// try executes q, completed by the cart and the token.
+func (c *client) try(q Request) (Result, error) {
+	return c.tryContext(c.t.Context(), q)
+}
+
+func (c *client) tryContext(ctx context.Context, q Request) (Result, error) {
+	q.Cart, q.Access = c.id, c.access()
+	return c.s.Execute(ctx, &q)
+}
+
+func (c *client) access() Access { return Access{Token: &c.token} }
+
+// do executes commands that must succeed.
+func (c *client) do(commands ...Command) Result {
+	c.t.Helper()
+	return c.request(Request{Steps: stepsOf(commands)})
+}
+
+// keyed executes commands, which must succeed, under a key of the request.
+func (c *client) keyed(key string, commands ...Command) Result {
+	c.t.Helper()
+	return c.request(Request{Key: key, Steps: stepsOf(commands)})
+}
+
+func (c *client) request(q Request) Result {
+	c.t.Helper()
+	r, err := c.try(q)
+	if err != nil {
+		c.t.Fatalf("Execute(%+v): %v", q.Steps, err)
+	}
+	return r
+}
+
+// refused executes commands that must be refused for the reason, and returns the Error.
+func (c *client) refused(reason Reason, commands ...Command) *Error {
+	c.t.Helper()
+	_, err := c.try(Request{Steps: stepsOf(commands)})
+	return wantReason(c.t, err, reason)
+}
+
+func (c *client) read() *State {
+	c.t.Helper()
+	s, err := c.s.Read(c.t.Context(), c.id, c.access(), nil)
+	if err != nil {
+		c.t.Fatalf("Read: %v", err)
+	}
+	return s
+}
+
+// want compares what the cart shows.
+func (c *client) want(lines string) {
+	c.t.Helper()
+	if got := linesOf(c.read()); got != lines {
+		c.t.Fatalf("the cart shows %q, want %q", got, lines)
+	}
+}
+
+// contextOf returns the context of a client that was shown s.
+func (c *client) contextOf(s *State) *Context {
+	c.t.Helper()
+	var v View
+	v.Read(c.id, s, DefaultLimits)
+	x, err := ParseContext(c.id, string(v.AppendContext(nil)))
+	if err != nil {
+		c.t.Fatalf("ParseContext: %v", err)
+	}
+	return x
+}
+
+// wantReason checks that err is an Error of the reason, and returns it.
+func wantReason(t testing.TB, err error, reason Reason) *Error {
+	t.Helper()
+	e, ok := asError(err)
+	if !ok || e.Reason != reason {
+		t.Fatalf("the error is %v, want one of reason %s", err, reason)
+	}
+	return e
+}
+
+func asError(err error) (*Error, bool) {
+	for err != nil {
+		if e, ok := err.(*Error); ok {
+			return e, true
+		}
+		u, ok := err.(interface{ Unwrap() error })
+		if !ok {
+			return nil, false
+		}
+		err = u.Unwrap()
+	}
+	return nil, false
+}
+
+// linesOf renders the lines of s, in the order of display: "A=2 B(size:M)=1".
+func linesOf(s *State) string {
+	var v View
+	v.Read(ID{}, s, DefaultLimits)
+	text := ""
+	for i := range v.Lines {
+		l := &v.Lines[i]
+		if i > 0 {
+			text += " "
+		}
+		text += l.SKU
+		for name, value := range l.Options() {
+			text += "(" + name + ":" + value + ")"
+		}
+		text += fmt.Sprintf("=%d", l.Quantity)
+	}
+	return text
+}
+
+// bySKU names a line by its product.
+func bySKU(sku string, options ...Pair) LineRef { return LineRef{SKU: sku, Options: options} }
+
+// byID names the same line by its id.
+func byID(sku string, options ...Pair) LineRef {
+	return LineRef{ID: lineIDOf(lineKey(sku, options))}
+}
+
+func addN(sku string, n int64) Add { return Add{Line: bySKU(sku), Quantity: n} }
+func setN(sku string, n int64) Set { return Set{Line: bySKU(sku), Quantity: n} }
+func remove(sku string) Remove     { return Remove{bySKU(sku)} }
+func takeOff(sku string, n int64) Decrement {
+	return Decrement{Line: bySKU(sku), Quantity: n}
+}
+
+// hugeLimits let everything pass.
+var hugeLimits = Limits{Lines: 1 << 30, Quantity: 1 << 60}
+
+// author makes states without a Service, as another node would.
+type author struct {
+	t       testing.TB
+	replica crdt.ReplicaID
+	now     time.Time
+}
+
+// create returns the state of a new cart in EUR.
+func (a author) create(token Token) *State {
+	return new(Service{now: func() time.Time { return a.now }}).
+		create(&resident{replica: a.replica, latest: new(State)}, "EUR", token).state
+}
+
+// apply returns s after the commands.
+func (a author) apply(s *State, commands ...Command) *State {
+	a.t.Helper()
+	e := &edit{state: s, limits: hugeLimits}
+	for _, c := range commands {
+		if err := e.apply(crdt.Event{Replica: a.replica, At: e.state.Lifetime.Updated.Next(a.now)}, c); err != nil {
+			a.t.Fatalf("%+v: %v", c, err)
+		}
+	}
+	return e.state
+}
+
+// addOnes returns s after n adds of one unit to a line, in one step.
+func (a author) addOnes(s *State, sku string, n int) *State {
+	a.t.Helper()
+	seq := s.VV.Get(a.replica)
+	at := s.Lifetime.Updated + 1
+	d := &crdt.Delta{State: State{VV: crdt.VV{{Replica: a.replica, Seq: seq + uint64(n)}}, Lifetime: crdt.Lifetime{Updated: at}}}
+	if seq > 0 {
+		d.Base = crdt.VV{{Replica: a.replica, Seq: seq}}
+	}
+	l := &crdt.Line{Key: sku, First: at}
+	for i := range n {
+		l.Counter = append(l.Counter, crdt.Entry{Dot: crdt.Dot{Replica: a.replica, Seq: seq + 1 + uint64(i)}, N: 1})
+	}
+	d.Lines = []*crdt.Line{l}
+	z, err := s.Apply(d)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return z
+}
