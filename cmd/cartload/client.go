@@ -150,7 +150,7 @@ type cartHandle struct {
 
 // create creates a cart. A retry makes another one, so an attempt that may have made one and whose
 // answer never came leaves an abandoned cart.
-func (c *client) create(ctx context.Context, currency string) (*cartHandle, error) {
+func (c *client) create(ctx context.Context) (*cartHandle, error) {
 	h := &cartHandle{client: c}
 	var created api.CreatedCart
 	err := c.do(ctx, h, request{

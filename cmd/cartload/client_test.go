@@ -17,54 +17,52 @@ import (
 	"cartd/api"
 )
 
-// roundTrip answers requests without a network, so that synctest can keep the time.
-type roundTrip func(*http.Request) (*http.Response, error)
+// step answers one request, or returns the error of a network.
+type step func(w http.ResponseWriter, r *http.Request) error
 
-func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-// script answers the first request by the first step, and so on; the last step stays.
-func script(steps ...func(*http.Request) (*http.Response, error)) (transport http.RoundTripper, seen *[]*http.Request) {
-	seen = &[]*http.Request{}
-	return roundTrip(func(r *http.Request) (*http.Response, error) {
-		i := min(len(*seen), len(steps)-1)
-		*seen = append(*seen, r)
-		return steps[i](r)
-	}), seen
+// script is a transport without a network, so that synctest can keep the time. It answers the first
+// request by the first step, and so on; the last step stays.
+type script struct {
+	steps []step
+	seen  []*http.Request
 }
 
-func respond(status int, body string, headers ...string) func(*http.Request) (*http.Response, error) {
-	return func(*http.Request) (*http.Response, error) {
-		w := httptest.NewRecorder()
+func scripted(steps ...step) *script { return &script{steps: steps} }
+
+func (s *script) RoundTrip(r *http.Request) (*http.Response, error) {
+	i := min(len(s.seen), len(s.steps)-1)
+	s.seen = append(s.seen, r)
+	w := httptest.NewRecorder()
+	if err := s.steps[i](w, r); err != nil {
+		return nil, err
+	}
+	return w.Result(), nil
+}
+
+func respond(status int, body string, headers ...string) step {
+	return func(w http.ResponseWriter, _ *http.Request) error {
 		for i := 0; i < len(headers); i += 2 {
 			w.Header().Set(headers[i], headers[i+1])
 		}
 		w.WriteHeader(status)
-		_, _ = w.WriteString(body)
-		return w.Result(), nil
+		_, err := io.WriteString(w, body)
+		return err
 	}
 }
 
-func respondProblem(status int, name string, headers ...string) func(*http.Request) (*http.Response, error) {
+func respondProblem(status int, name string, headers ...string) step {
 	return respond(status, `{"type":"/problems/`+name+`","detail":"because"}`,
 		append(headers, "Content-Type", "application/problem+json")...)
 }
 
-func fail(err error) func(*http.Request) (*http.Response, error) {
-	return func(*http.Request) (*http.Response, error) { return nil, err }
+func fail(err error) step {
+	return func(http.ResponseWriter, *http.Request) error { return err }
 }
 
 // hang answers when the attempt's time is up, as a network does.
-func hang(r *http.Request) (*http.Response, error) {
+func hang(_ http.ResponseWriter, r *http.Request) error {
 	<-r.Context().Done()
-	return nil, r.Context().Err()
-}
-
-// within answers after a time.
-func within(d time.Duration, step func(*http.Request) (*http.Response, error)) func(*http.Request) (*http.Response, error) {
-	return func(r *http.Request) (*http.Response, error) {
-		time.Sleep(d)
-		return step(r)
-	}
+	return r.Context().Err()
 }
 
 var (
@@ -89,7 +87,7 @@ func addOne(ctx context.Context, h *cartHandle) error {
 
 func TestRetriesUntilAcknowledged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		transport, seen := script(
+		transport := scripted(
 			fail(errReset),
 			hang,
 			respondProblem(503, "not-durable"),
@@ -106,10 +104,10 @@ func TestRetriesUntilAcknowledged(t *testing.T) {
 		}
 		took := time.Since(started)
 
-		if len(*seen) != 7 {
-			t.Errorf("%d attempts, want 7", len(*seen))
+		if len(transport.seen) != 7 {
+			t.Errorf("%d attempts, want 7", len(transport.seen))
 		}
-		for i, r := range *seen {
+		for i, r := range transport.seen {
 			body, _ := io.ReadAll(r.Body)
 			if string(body) != `{"sku":"A"}` || r.Header.Get("Idempotency-Key") != "key" ||
 				r.Header.Get("Cart-Token") != "secret" || r.Header.Get("Cart-Context") != "seen" ||
@@ -153,7 +151,7 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 			{"-1", time.Microsecond, time.Second},
 			{date, 12 * time.Second, 20 * time.Second},
 		} {
-			transport, _ := script(respondProblem(503, "not-durable", "Retry-After", tt.value), respond(200, "{}"))
+			transport := scripted(respondProblem(503, "not-durable", "Retry-After", tt.value), respond(200, "{}"))
 			started := time.Now()
 			if err := addOne(t.Context(), testClient(transport).cart()); err != nil {
 				t.Fatal(err)
@@ -168,7 +166,7 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 func TestGivesUpAfterRetryFor(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
-		step     func(*http.Request) (*http.Response, error)
+		step     step
 		noAnswer bool
 	}{
 		{"errors", respondProblem(503, "not-durable"), false},
@@ -178,14 +176,14 @@ func TestGivesUpAfterRetryFor(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				transport, seen := script(tt.step)
+				transport := scripted(tt.step)
 				c := testClient(transport)
 				started := time.Now()
 				err := addOne(t.Context(), c.cart())
 				took := time.Since(started)
 				var lost *unacknowledged
-				if !errors.As(err, &lost) || lost.attempts != len(*seen) || errors.Is(err, errNoAnswer) != tt.noAnswer {
-					t.Errorf("got %v after %d attempts", err, len(*seen))
+				if !errors.As(err, &lost) || lost.attempts != len(transport.seen) || errors.Is(err, errNoAnswer) != tt.noAnswer {
+					t.Errorf("got %v after %d attempts", err, len(transport.seen))
 				}
 				if took > c.retryFor+c.timeout {
 					t.Errorf("after %s", took)
@@ -201,9 +199,9 @@ func TestGivesUpAfterRetryFor(t *testing.T) {
 func TestOneCartInTroubleIsNotNoAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c *client
-		transport := roundTrip(func(r *http.Request) (*http.Response, error) {
+		transport := scripted(func(w http.ResponseWriter, r *http.Request) error {
 			c.answers.Add(1) // to somebody else
-			return hang(r)
+			return hang(w, r)
 		})
 		c = testClient(transport)
 		if err := addOne(t.Context(), c.cart()); !ofOneRequest(err) {
@@ -215,7 +213,7 @@ func TestOneCartInTroubleIsNotNoAnswer(t *testing.T) {
 func TestRefusedAtOnce(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
-		step    func(*http.Request) (*http.Response, error)
+		step    step
 		problem string
 	}{
 		{"problem", respondProblem(422, "line-limit"), "line-limit"},
@@ -225,43 +223,43 @@ func TestRefusedAtOnce(t *testing.T) {
 		{"endless answer", respond(200, strings.Repeat(" ", maxAnswer+1)), "malformed answer"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			transport, seen := script(tt.step)
+			transport := scripted(tt.step)
 			c := testClient(transport)
 			err := addOne(t.Context(), c.cart())
 			var refused *refusal
 			if !errors.As(err, &refused) || refused.problem != tt.problem {
 				t.Errorf("got %v, want %s", err, tt.problem)
 			}
-			if len(*seen) != 1 || c.stats.refusals[tt.problem] != 1 || c.stats.operations.Load() != 0 {
-				t.Errorf("%d attempts, refusals %v", len(*seen), c.stats.refusals)
+			if len(transport.seen) != 1 || c.stats.refusals[tt.problem] != 1 || c.stats.operations.Load() != 0 {
+				t.Errorf("%d attempts, refusals %v", len(transport.seen), c.stats.refusals)
 			}
 		})
 	}
 }
 
 func TestMalformedCartIsRefused(t *testing.T) {
-	transport, _ := script(respond(200, "{"))
+	transport := scripted(respond(200, "{"))
 	var refused *refusal
 	if _, err := testClient(transport).cart().read(t.Context(), "http://a"); !errors.As(err, &refused) {
 		t.Errorf("got %v", err)
 	}
-	transport, _ = script(respond(201, "{}"))
-	if _, err := testClient(transport).create(t.Context(), currency); !errors.As(err, &refused) {
+	transport = scripted(respond(201, "{}"))
+	if _, err := testClient(transport).create(t.Context()); !errors.As(err, &refused) {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestContextIsDroppedWhereItCannotBeMet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		step := respondProblem(503, "context-unavailable", "Retry-After", "1")
-		transport, seen := script(step, step, step, respond(200, "{}", "Cart-Context", "newer"))
+		unavailable := respondProblem(503, "context-unavailable", "Retry-After", "1")
+		transport := scripted(unavailable, unavailable, unavailable, respond(200, "{}", "Cart-Context", "newer"))
 		c := testClient(transport)
 		h := c.cart()
 		if err := addOne(t.Context(), h); err != nil {
 			t.Fatal(err)
 		}
 		var sent []string
-		for _, r := range *seen {
+		for _, r := range transport.seen {
 			sent = append(sent, r.Header.Get("Cart-Context"))
 		}
 		if want := []string{"seen", "seen", "seen", ""}; !slices.Equal(sent, want) {
@@ -274,19 +272,19 @@ func TestContextIsDroppedWhereItCannotBeMet(t *testing.T) {
 }
 
 func TestWithoutContext(t *testing.T) {
-	transport, seen := script(
+	transport := scripted(
 		respond(201, `{"id":"cart","token":"secret"}`, "Cart-Context", "seen"),
 		respond(200, "{}", "Cart-Context", "newer"))
 	c := testClient(transport)
 	c.context = false
-	h, err := c.create(t.Context(), currency)
+	h, err := c.create(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := addOne(t.Context(), h); err != nil {
 		t.Fatal(err)
 	}
-	if _, sent := (*seen)[1].Header["Cart-Context"]; sent {
+	if _, sent := transport.seen[1].Header["Cart-Context"]; sent {
 		t.Error("sent a context")
 	}
 }
@@ -295,7 +293,7 @@ func TestAbandonedCarts(t *testing.T) {
 	created := respond(201, `{"id":"cart","token":"secret"}`)
 	for _, tt := range []struct {
 		name string
-		step func(*http.Request) (*http.Response, error)
+		step step
 		want int64
 	}{
 		{"answer lost", fail(errReset), 1},
@@ -307,9 +305,9 @@ func TestAbandonedCarts(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				transport, _ := script(tt.step, created)
+				transport := scripted(tt.step, created)
 				c := testClient(transport)
-				h, err := c.create(t.Context(), currency)
+				h, err := c.create(t.Context())
 				if err != nil || h.id != "cart" || h.token != "secret" {
 					t.Fatalf("%+v, %v", h, err)
 				}
@@ -323,7 +321,7 @@ func TestAbandonedCarts(t *testing.T) {
 
 func TestRequestsHopBetweenTargets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		transport, seen := script(fail(errReset), respond(200, "{}"))
+		transport := scripted(fail(errReset), respond(200, "{}"))
 		h := testClient(transport, "http://a", "http://b", "http://c/base").cart()
 		for range 3 {
 			if err := addOne(t.Context(), h); err != nil {
@@ -334,7 +332,7 @@ func TestRequestsHopBetweenTargets(t *testing.T) {
 			t.Fatal(err)
 		}
 		var urls []string
-		for _, r := range *seen {
+		for _, r := range transport.seen {
 			urls = append(urls, r.URL.String())
 		}
 		want := []string{
@@ -351,7 +349,7 @@ func TestStopsWhenCancelled(t *testing.T) {
 	stop := errors.New("stop")
 	for _, tt := range []struct {
 		name string
-		step func(*http.Request) (*http.Response, error)
+		step step
 	}{
 		{"in an attempt", hang},
 		{"between attempts", respondProblem(503, "not-durable", "Retry-After", "30")},
@@ -360,7 +358,7 @@ func TestStopsWhenCancelled(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithCancelCause(t.Context())
 				time.AfterFunc(time.Second, func() { cancel(stop) })
-				transport, _ := script(tt.step)
+				transport := scripted(tt.step)
 				c := testClient(transport)
 				started := time.Now()
 				if err := addOne(ctx, c.cart()); !errors.Is(err, stop) || time.Since(started) != time.Second {

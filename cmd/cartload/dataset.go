@@ -50,7 +50,7 @@ func openInvoices(path string) iter.Seq2[invoice, error] {
 			yield(invoice{}, err)
 			return
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }() // it was only read
 		for inv, err := range readInvoices(f, filepath.Base(path)) {
 			if !yield(inv, err) {
 				return
@@ -146,14 +146,14 @@ func parseRow(record []string) (number string, r row, err error) {
 	r.quantity, err = strconv.ParseInt(record[3], 10, 64)
 	switch {
 	case err != nil:
-		return "", row{}, fmt.Errorf("Quantity %q is not a whole number", record[3])
+		return "", row{}, fmt.Errorf("quantity %q is not a whole number", record[3])
 	case r.quantity == 0:
-		return "", row{}, errors.New("Quantity is 0")
+		return "", row{}, errors.New("quantity is 0")
 	case r.quantity < -maxQuantity || r.quantity > maxQuantity:
-		return "", row{}, fmt.Errorf("Quantity %d is beyond ±%d", r.quantity, maxQuantity)
+		return "", row{}, fmt.Errorf("quantity %d is beyond ±%d", r.quantity, maxQuantity)
 	}
 	if r.price, err = parsePence(record[5]); err != nil {
-		return "", row{}, fmt.Errorf("UnitPrice %w", err)
+		return "", row{}, fmt.Errorf("unit price %w", err)
 	}
 	return number, r, nil
 }

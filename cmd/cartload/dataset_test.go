@@ -35,7 +35,10 @@ func TestReadInvoices(t *testing.T) {
 func TestReadInvoicesStopsWhenAsked(t *testing.T) {
 	content := header + "1,A,,1,,1,,\n" + "2,A,,1,,1,,\n" + "3,A,,1,,1,,\n"
 	n := 0
-	for range readInvoices(strings.NewReader(content), "day.csv") {
+	for _, err := range readInvoices(strings.NewReader(content), "day.csv") {
+		if err != nil {
+			t.Fatal(err)
+		}
 		n++
 		break
 	}
@@ -57,12 +60,12 @@ func TestReadInvoicesErrors(t *testing.T) {
 		{"no SKU", header + "1,,TEE,1,,1,,\n", "day.csv:2: StockCode is empty"},
 		{"long SKU", header + "1," + strings.Repeat("A", 129) + ",TEE,1,,1,,\n", "day.csv:2: StockCode has 129 bytes"},
 		{"not UTF-8", header + "1,A,TEE \xa3,1,,1,,\n", "day.csv:2: not UTF-8"},
-		{"no quantity", header + "1,A,TEE,,,1,,\n", `day.csv:2: Quantity "" is not a whole number`},
-		{"quantity", header + "1,A,TEE,1.5,,1,,\n", `day.csv:2: Quantity "1.5" is not a whole number`},
-		{"quantity 0", header + "1,A,TEE,1,,1,,\n1,A,TEE,0,,1,,\n", "day.csv:3: Quantity is 0"},
-		{"large quantity", header + "1,A,TEE,10000,,1,,\n", "day.csv:2: Quantity 10000 is beyond"},
-		{"large return", header + "1,A,TEE,-80995,,1,,\n", "day.csv:2: Quantity -80995 is beyond"},
-		{"price", header + "1,A,TEE,1,,-11062.06,,\n", `day.csv:2: UnitPrice "-11062.06" is not an amount`},
+		{"no quantity", header + "1,A,TEE,,,1,,\n", `day.csv:2: quantity "" is not a whole number`},
+		{"quantity", header + "1,A,TEE,1.5,,1,,\n", `day.csv:2: quantity "1.5" is not a whole number`},
+		{"quantity 0", header + "1,A,TEE,1,,1,,\n1,A,TEE,0,,1,,\n", "day.csv:3: quantity is 0"},
+		{"large quantity", header + "1,A,TEE,10000,,1,,\n", "day.csv:2: quantity 10000 is beyond"},
+		{"large return", header + "1,A,TEE,-80995,,1,,\n", "day.csv:2: quantity -80995 is beyond"},
+		{"price", header + "1,A,TEE,1,,-11062.06,,\n", `day.csv:2: unit price "-11062.06" is not an amount`},
 		{"invoice apart", header + "1,A,,1,,1,,\n2,A,,1,,1,,\n1,B,,1,,1,,\n", "day.csv:4: invoice 1 was followed"},
 		{"quotes", header + "1,A,\"TEE\"X,1,,1,,\n", "day.csv:2: "},
 		{"open quote", header + "1,A,\"TEE,1,,1,,\n", "day.csv:"},

@@ -89,7 +89,7 @@ func (f *fakeCartd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (f *fakeCartd) create(w http.ResponseWriter, r *http.Request) {
+func (f *fakeCartd) create(w http.ResponseWriter, _ *http.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	n := len(f.carts) + 1

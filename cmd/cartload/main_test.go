@@ -83,7 +83,7 @@ func TestMissingAndBadFilesAreTold(t *testing.T) {
 		want string
 	}{
 		{"missing", good + ".gone", "no such file"},
-		{"bad row", bad, `:2: Quantity "x" is not a whole number`},
+		{"bad row", bad, `:2: quantity "x" is not a whole number`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var stderr bytes.Buffer

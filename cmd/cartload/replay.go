@@ -132,7 +132,7 @@ func (r *replay) send(ctx context.Context) error {
 // next one follows; after one that was not acknowledged nobody knows what the cart holds, so it is
 // given up. The error is one that ends the run.
 func (r *replay) sendInvoice(ctx context.Context, inv invoice) error {
-	h, err := r.client.create(ctx, currency)
+	h, err := r.client.create(ctx)
 	if err != nil {
 		return r.giveUp(inv, inv.rows[0], err)
 	}

@@ -30,7 +30,7 @@ func manyInvoices(n int) string {
 }
 
 // replayFile runs cartload replay on a file and returns the report besides what it printed.
-func replayFile(t *testing.T, ctx context.Context, content string, args ...string) (code int, rep report, printed string) {
+func replayFile(ctx context.Context, t *testing.T, content string, args ...string) (code int, rep report, printed string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "report.json")
 	args = append([]string{"replay", "--json", path, "--retry-for", "5s"}, args...)
@@ -48,7 +48,7 @@ func replayFile(t *testing.T, ctx context.Context, content string, args ...strin
 
 func TestReplay(t *testing.T) {
 	_, url := startFake(t)
-	code, rep, printed := replayFile(t, t.Context(), oneInvoice+"2,A,TEE,1,,1,,\n"+"C3,A,TEE,-1,,1,,\n", "--target", url)
+	code, rep, printed := replayFile(t.Context(), t, oneInvoice+"2,A,TEE,1,,1,,\n"+"C3,A,TEE,-1,,1,,\n", "--target", url)
 	if code != exitOK || rep.Mismatches != 0 || rep.Stopped != "" {
 		t.Fatalf("exit code %d: %s", code, printed)
 	}
@@ -145,7 +145,7 @@ func TestVerifierCatches(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			fake, url := startFake(t)
 			tt.fault(fake)
-			code, rep, printed := replayFile(t, t.Context(), oneInvoice, "--target", url)
+			code, rep, printed := replayFile(t.Context(), t, oneInvoice, "--target", url)
 			if tt.want == "" {
 				if code != exitOK || rep.Mismatches != 0 {
 					t.Errorf("exit code %d: %s", code, printed)
@@ -175,7 +175,7 @@ func TestLostAnswersAreReplayed(t *testing.T) {
 		}
 		return false
 	}
-	code, rep, printed := replayFile(t, t.Context(), manyInvoices(10), "--target", url)
+	code, rep, printed := replayFile(t.Context(), t, manyInvoices(10), "--target", url)
 	if code != exitOK || rep.Mismatches != 0 || sum(rep.Retries) == 0 || rep.Replayed == 0 {
 		t.Errorf("exit code %d: %s", code, printed)
 	}
@@ -194,7 +194,7 @@ func TestRefusedRow(t *testing.T) {
 		}
 		return false
 	}
-	code, rep, printed := replayFile(t, t.Context(), oneInvoice, "--target", url)
+	code, rep, printed := replayFile(t.Context(), t, oneInvoice, "--target", url)
 	if code != exitWrong || rep.Refusals["line-limit"] != 1 || rep.Operations != 4 || rep.Failures != 1 {
 		t.Errorf("exit code %d: %s", code, printed)
 	}
@@ -217,7 +217,7 @@ func TestUnacknowledgedRowGivesItsCartUp(t *testing.T) {
 		}
 		return false
 	}
-	code, rep, printed := replayFile(t, t.Context(), manyInvoices(3), "--target", url)
+	code, rep, printed := replayFile(t.Context(), t, manyInvoices(3), "--target", url)
 	if code != exitWrong || rep.Unacknowledged != 1 || rep.CartsGivenUp != 1 || rep.Carts != 2 || rep.Mismatches != 0 {
 		t.Errorf("exit code %d: %s", code, printed)
 	}
@@ -227,12 +227,12 @@ func TestNobodyThereStopsTheRun(t *testing.T) {
 	_, url := startFake(t)
 	dead := httptest.NewServer(nil)
 	dead.Close()
-	code, rep, printed := replayFile(t, t.Context(), manyInvoices(3), "--target", dead.URL, "--retry-for", "0s")
+	code, rep, printed := replayFile(t.Context(), t, manyInvoices(3), "--target", dead.URL, "--retry-for", "0s")
 	if code != exitFailed || rep.Stopped == "" || !strings.Contains(printed, errNoAnswer.Error()) {
 		t.Errorf("exit code %d: %s", code, printed)
 	}
 	// One of two is no reason to stop.
-	code, rep, printed = replayFile(t, t.Context(), oneInvoice, "--target", dead.URL, "--target", url, "--concurrency", "1", "--retry-for", "300ms")
+	code, rep, printed = replayFile(t.Context(), t, oneInvoice, "--target", dead.URL, "--target", url, "--concurrency", "1", "--retry-for", "300ms")
 	if rep.Operations != 5 {
 		t.Errorf("exit code %d: %s", code, printed)
 	}
@@ -257,7 +257,7 @@ func TestEveryTargetIsReadBack(t *testing.T) {
 		_ = json.NewEncoder(w).Encode(c)
 	}))
 	defer behind.Close()
-	code, rep, printed := replayFile(t, t.Context(), manyInvoices(2), "--target", good.URL, "--target", behind.URL)
+	code, rep, printed := replayFile(t.Context(), t, manyInvoices(2), "--target", good.URL, "--target", behind.URL)
 	if code != exitWrong || rep.CartsReadBack != 4 || rep.Mismatches != 2 {
 		t.Errorf("exit code %d: %s", code, printed)
 	}
@@ -271,7 +271,7 @@ func TestEveryTargetIsReadBack(t *testing.T) {
 func TestOnlyTheFirstMismatchesAreTold(t *testing.T) {
 	fake, url := startFake(t)
 	fake.show = func(c *api.Cart) { c.TotalQuantity++ }
-	code, rep, printed := replayFile(t, t.Context(), manyInvoices(30), "--target", url)
+	code, rep, printed := replayFile(t.Context(), t, manyInvoices(30), "--target", url)
 	if code != exitWrong || rep.Mismatches != 30 || len(rep.FirstMismatches) != shownAtMost {
 		t.Errorf("exit code %d: %s", code, printed)
 	}
@@ -301,7 +301,7 @@ func TestInterrupted(t *testing.T) {
 				}
 				return false
 			}
-			code, rep, printed := replayFile(t, ctx, manyInvoices(20), "--target", url, "--concurrency", "2")
+			code, rep, printed := replayFile(ctx, t, manyInvoices(20), "--target", url, "--concurrency", "2")
 			if code != exitFailed || rep.Stopped != "interrupt signal received" {
 				t.Errorf("exit code %d: %s", code, printed)
 			}

@@ -167,7 +167,9 @@ func (rep *report) print(w io.Writer) error {
 		return err
 	}
 
-	some(w, "refused or not acknowledged", rep.FirstFailures, rep.Failures)
+	if err := some(w, "refused or not acknowledged", rep.FirstFailures, rep.Failures); err != nil {
+		return err
+	}
 	return some(w, "mismatches", rep.FirstMismatches, rep.Mismatches)
 }
 
