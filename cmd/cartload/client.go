@@ -254,8 +254,8 @@ func (c *client) do(ctx context.Context, h *cartHandle, r request) error {
 				c.stats.droppedContexts.Add(1)
 			}
 		}
-		wait := max(c.backoff.delay(attempt-1), a.retryAfter)
-		if time.Since(started)+wait > c.retryFor {
+		left := c.retryFor - time.Since(started)
+		if left <= 0 || a.retryAfter > left {
 			c.stats.unacknowledged.Add(1)
 			err := &unacknowledged{kind: r.kind, attempts: attempt, last: a.again + ": " + a.detail}
 			if c.answers.Load() == answers {
@@ -264,7 +264,7 @@ func (c *client) do(ctx context.Context, h *cartHandle, r request) error {
 			return err
 		}
 		c.stats.retry(a.again)
-		if err := sleep(ctx, wait); err != nil {
+		if err := sleep(ctx, min(left, max(c.backoff.delay(attempt-1), a.retryAfter))); err != nil {
 			return err
 		}
 	}

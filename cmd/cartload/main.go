@@ -1,4 +1,4 @@
-// Cartload puts load on cartd and verifies what cartd kept of it.
+// Command cartload puts load on cartd and verifies what cartd kept of it.
 //
 // cartload replay goes this way: the files are read once to find bad rows (dataset.go); then each
 // invoice becomes a cart, whose rows are sent in order through a client that repeats a command until
@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -106,13 +107,13 @@ func versionCommand() *cobra.Command {
 	}
 }
 
-// version is what the build knows of itself: a tag, or the revision of a checkout.
+// version returns the version that the build is of: the module's, and the commit where it is known.
 func version() string {
 	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "(unknown)"
+	if !ok {
+		return "unknown"
 	}
-	return info.Main.Version
+	return cmp.Or(info.Main.Version, "(devel)") + " " + info.GoVersion
 }
 
 // replayFlags is what the command line says of a replay.

@@ -96,22 +96,34 @@ func (p *progress) position() (done, all int64, what string) {
 	return r.carts.Load() + r.givenUp.Load(), int64(r.size.carts), "sent"
 }
 
+// barWidth is that of the bar where there is room, in columns.
 const barWidth = 30
 
 // redraw draws the line over the one before. Where it got shorter the rest is blanked.
 func (p *progress) redraw() {
+	text := p.text()
+	bar := max(0, min(barWidth, p.columns()-len(text)-3))
 	done, all, _ := p.position()
 	filled := 0
 	if all > 0 {
-		filled = int(done * barWidth / all)
+		filled = int(done * int64(bar) / all)
 	}
-	full, rest := strings.Repeat("█", filled), strings.Repeat("░", barWidth-filled)
-	text := p.text()
-	width := barWidth + 2 + len(text)
+	full, rest := strings.Repeat("█", filled), strings.Repeat("░", bar-filled)
+	width := bar + 2 + len(text)
 	blank := strings.Repeat(" ", max(0, p.width-width))
 	p.width = width
 	if p.color {
 		full = "\x1b[32m" + full + "\x1b[0m"
 	}
 	fmt.Fprintf(p.w, "\r%s%s  %s%s", full, rest, text, blank)
+}
+
+// columns is the width of the terminal, which may change at any time.
+func (p *progress) columns() int {
+	if f, ok := p.w.(*os.File); ok {
+		if columns, _, err := term.GetSize(int(f.Fd())); err == nil {
+			return columns
+		}
+	}
+	return 80
 }

@@ -134,34 +134,39 @@ func (rep *report) wrong() string {
 
 // print writes the report as a table.
 func (rep *report) print(w io.Writer) error {
+	if rep.Stopped != "" {
+		fmt.Fprintf(w, "stopped early: %s\n", rep.Stopped)
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	line := func(format string, args ...any) { fmt.Fprintf(t, format+"\n", args...) }
+	line := func(name, value, note string) {
+		if note != "" {
+			value += "\t" + note
+		}
+		fmt.Fprintf(t, "%s\t%s\n", name, value)
+	}
 	of := func(n int64, all int) string { return thousands(n) + " of " + thousands(int64(all)) }
 
-	if rep.Stopped != "" {
-		line("stopped early: %s", rep.Stopped)
-	}
-	line("carts\t%s\t%s", of(rep.Carts, rep.CartsInFiles), givenUp(rep.CartsGivenUp))
-	line("lines\t%s", thousands(int64(rep.Lines)))
-	line("operations\t%s", of(rep.Operations, rep.RowsInFiles))
-	line("rate\t%s ops/s\tin %.1f s, %d carts at a time", thousands(int64(rep.Rate)), rep.Seconds, rep.Concurrency)
-	line("retries\t%s\t%s", thousands(sum(rep.Retries)), breakdown(rep.Retries))
-	line("replayed answers\t%s", thousands(rep.Replayed))
-	line("abandoned carts\t%s\tat most", thousands(rep.Abandoned))
-	line("contexts dropped\t%s", thousands(rep.Dropped))
-	line("refusals\t%s\t%s", thousands(sum(rep.Refusals)), breakdown(rep.Refusals))
-	line("unacknowledged\t%s", thousands(rep.Unacknowledged))
-	line("mismatches\t%s\tin %s carts read back", thousands(int64(rep.Mismatches)), thousands(rep.CartsReadBack))
+	line("carts", of(rep.Carts, rep.CartsInFiles), givenUp(rep.CartsGivenUp))
+	line("lines", thousands(int64(rep.Lines)), "")
+	line("operations", of(rep.Operations, rep.RowsInFiles), "")
+	line("rate", thousands(int64(rep.Rate))+" ops/s", fmt.Sprintf("in %.1f s, %d carts at a time", rep.Seconds, rep.Concurrency))
+	line("retries", thousands(sum(rep.Retries)), breakdown(rep.Retries))
+	line("replayed answers", thousands(rep.Replayed), "")
+	line("abandoned carts", thousands(rep.Abandoned), "at most")
+	line("contexts dropped", thousands(rep.Dropped), "")
+	line("refusals", thousands(sum(rep.Refusals)), breakdown(rep.Refusals))
+	line("unacknowledged", thousands(rep.Unacknowledged), "")
+	line("mismatches", thousands(int64(rep.Mismatches)), "in "+thousands(rep.CartsReadBack)+" carts read back")
 	if err := t.Flush(); err != nil {
 		return err
 	}
 
 	fmt.Fprintln(w, "\nlatency in ms, from the first attempt to the acknowledged answer")
 	t = tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	line("\tcount\tp50\tp99\tp99.9\tmax\t")
+	fmt.Fprintln(t, "\tcount\tp50\tp99\tp99.9\tmax\t")
 	for _, name := range kindNames {
 		l := rep.Latency[name]
-		line("%s\t%s\t%.2f\t%.2f\t%.2f\t%.2f\t", name, thousands(l.Count), l.P50, l.P99, l.P999, l.Max)
+		fmt.Fprintf(t, "%s\t%s\t%.2f\t%.2f\t%.2f\t%.2f\t\n", name, thousands(l.Count), l.P50, l.P99, l.P999, l.Max)
 	}
 	if err := t.Flush(); err != nil {
 		return err
