@@ -1,0 +1,119 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	_ "modernc.org/sqlite" // the driver
+
+	"cartd/migrations"
+)
+
+const (
+	databaseName = "cartd.db"
+	lockName     = "cartd.lock"
+
+	// busyTimeout is how long SQLite waits for a lock of another process, such as a backup.
+	// Connections of this package do not wait for each other.
+	busyTimeout = time.Second
+
+	writerCache = 16 << 10 // KiB of pages that a writing connection keeps
+	readerCache = 4 << 10  // KiB of pages that a reading connection keeps
+)
+
+// createDirectory makes dir and an empty database in it, which SQLite gives its permissions to the
+// files that it adds.
+func createDirectory(dir string) error {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		if err := syncDirectory(filepath.Dir(dir)); err != nil {
+			return err
+		}
+	}
+	f, err := os.OpenFile(filepath.Join(dir, databaseName), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+func writePID(f *os.File) error {
+	if err := f.Truncate(0); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if _, err := f.WriteAt(fmt.Appendln(nil, os.Getpid()), 0); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	return nil
+}
+
+// dataSource is the name of the database for the driver.
+func dataSource(dir, synchronous string, readOnly bool) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	q := url.Values{"_txlock": {"immediate"}}
+	pragma := func(name, value string) { q.Add("_pragma", name+"("+value+")") }
+	pragma("busy_timeout", strconv.FormatInt(busyTimeout.Milliseconds(), 10))
+	if readOnly {
+		q.Set("mode", "ro")
+		pragma("cache_size", strconv.Itoa(-readerCache))
+	} else {
+		pragma("journal_mode", "wal")
+		pragma("synchronous", synchronous)
+		pragma("wal_autocheckpoint", "0")
+		pragma("cache_size", strconv.Itoa(-writerCache))
+	}
+	path := filepath.ToSlash(filepath.Join(dir, databaseName))
+	if path[0] != '/' {
+		path = "/" + path // a drive letter
+	}
+	return (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String(), nil
+}
+
+func connect(dir, synchronous string, readOnly bool, conns int) (*sql.DB, error) {
+	name, err := dataSource(dir, synchronous, readOnly)
+	if err != nil {
+		return nil, err
+	}
+	db, err := sql.Open("sqlite", name)
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(conns)
+	db.SetMaxIdleConns(conns)
+	return db, nil
+}
+
+// migrate brings the schema up to date.
+func migrate(ctx context.Context, db *sql.DB) error {
+	schema, err := fs.Sub(migrations.SQLite, "sqlite")
+	if err != nil {
+		return err
+	}
+	p, err := goose.NewProvider(goose.DialectSQLite3, db, schema, goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return err
+	}
+	current, known, err := p.GetVersions(ctx)
+	if err != nil {
+		return fmt.Errorf("read the version of the schema: %w", err)
+	}
+	if current > known {
+		return fmt.Errorf("%w: its schema has version %d, and this program knows %d", ErrNewerSchema, current, known)
+	}
+	_, err = p.Up(ctx)
+	return err
+}
