@@ -254,7 +254,7 @@ type Money struct {
 }
 
 // Operation A command to one line, or with `clear` to all. The line is named by `line_item_id`, or by `sku`
-// and `options`; `add` needs the SKU.
+// and `options`. A line that never was in the cart can be named by SKU only.
 type Operation struct {
 	// ImageURL An absolute http or https URL of up to 2,048 bytes.
 	ImageURL *string `json:"image_url,omitempty"`

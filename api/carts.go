@@ -1,0 +1,386 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+
+	"cartd/cart"
+)
+
+// maxBody bounds the body of a request, in bytes.
+const maxBody = 64 << 10
+
+// scratch is what answering a request needs and the next one can use again.
+type scratch struct {
+	view   cart.View
+	body   []byte
+	answer []byte
+}
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+// maxKept bounds what a scratch may hold on to, in bytes.
+const maxKept = 1 << 20
+
+func (c *scratch) release() {
+	if cap(c.answer) <= maxKept {
+		scratches.Put(c)
+	}
+}
+
+// CreateCart makes an anonymous cart.
+func (s *Server) CreateCart(w http.ResponseWriter, r *http.Request) {
+	c := scratches.Get().(*scratch)
+	defer c.release()
+	p, err := c.parse(w, r)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	currency, steps := p.newCart(s.pricing())
+	if p.end(); p.err != nil {
+		s.fail(w, r, p.err)
+		return
+	}
+	if err := checkDurability(r); err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), s.timeout)
+	defer cancel()
+	id, token, result, err := s.service.Create(ctx, currency, steps)
+	if err != nil {
+		s.fail(w, r, pointInto(err, "/line_items/"))
+		return
+	}
+	c.view.Read(id, result.State, s.service.Limits())
+	w.Header().Set("Location", "/v1/carts/"+id.String())
+	c.answer = appendCart(c.answer[:0], &c.view, &token)
+	c.write(w, http.StatusCreated, true)
+}
+
+// GetCart reads a cart.
+func (s *Server) GetCart(w http.ResponseWriter, r *http.Request, cartID CartID) {
+	c := scratches.Get().(*scratch)
+	defer c.release()
+	q, err := s.request(r, cartID)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), s.timeout)
+	defer cancel()
+	state, err := s.service.Read(ctx, q.Cart, q.Access, q.Context)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	c.view.Read(q.Cart, state, s.service.Limits())
+	if matches(r.Header.Values("If-None-Match"), c.view.Version()) {
+		c.writeHead(w, false)
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	c.answer = appendCart(c.answer[:0], &c.view, nil)
+	c.write(w, http.StatusOK, false)
+}
+
+// EraseCart deletes a cart for good.
+func (s *Server) EraseCart(w http.ResponseWriter, r *http.Request, cartID CartID) {
+	q, err := s.request(r, cartID)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(r.Context(), s.timeout)
+		defer cancel()
+		err = s.service.Erase(ctx, q)
+	}
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	w.Header().Set("Cart-Durability", reached)
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// UpdateCart changes note, e-mail address or metadata.
+func (s *Server) UpdateCart(w http.ResponseWriter, r *http.Request, cartID CartID) {
+	s.changeByBody(w, r, cartID, func(p *parser) []cart.Step {
+		return []cart.Step{{Command: p.cartPatch()}}
+	})
+}
+
+// AddLineItem adds units of a product.
+func (s *Server) AddLineItem(w http.ResponseWriter, r *http.Request, cartID CartID) {
+	s.changeByBody(w, r, cartID, func(p *parser) []cart.Step {
+		return []cart.Step{{Command: p.lineItem(s.pricing())}}
+	})
+}
+
+// ClearLineItems removes all lines.
+func (s *Server) ClearLineItems(w http.ResponseWriter, r *http.Request, cartID CartID) {
+	s.change(w, r, cartID, cart.Step{Command: cart.Clear{}})
+}
+
+// UpdateLineItem changes the quantity or the metadata of a line.
+func (s *Server) UpdateLineItem(w http.ResponseWriter, r *http.Request, cartID CartID, lineItemID LineItemID) {
+	s.changeByBody(w, r, cartID, func(p *parser) []cart.Step { return p.linePatch(lineOf(lineItemID)) })
+}
+
+// RemoveLineItem removes a line.
+func (s *Server) RemoveLineItem(w http.ResponseWriter, r *http.Request, cartID CartID, lineItemID LineItemID) {
+	s.change(w, r, cartID, cart.Step{Command: cart.Remove{Line: lineOf(lineItemID)}})
+}
+
+// PutDiscountCode enters a discount code.
+func (s *Server) PutDiscountCode(w http.ResponseWriter, r *http.Request, cartID CartID, code DiscountCode) {
+	s.change(w, r, cartID, cart.Step{Command: cart.PutCode{Code: code}})
+}
+
+// RemoveDiscountCode takes a discount code off.
+func (s *Server) RemoveDiscountCode(w http.ResponseWriter, r *http.Request, cartID CartID, code DiscountCode) {
+	s.change(w, r, cartID, cart.Step{Command: cart.RemoveCode{Code: code}})
+}
+
+// ApplyOperations applies a list of operations, all or none.
+func (s *Server) ApplyOperations(w http.ResponseWriter, r *http.Request, cartID CartID) {
+	c := scratches.Get().(*scratch)
+	defer c.release()
+	var operations []operation
+	result, err := s.executeBody(c, w, r, cartID, func(p *parser) []cart.Step {
+		operations = p.operations(s.pricing())
+		steps := make([]cart.Step, len(operations))
+		for i, o := range operations {
+			steps[i] = o.step
+		}
+		return steps
+	})
+	if err != nil {
+		s.fail(w, r, pointInto(err, "/operations/"))
+		return
+	}
+	c.answer = appendResults(c.answer[:0], &c.view, operations, result.Steps)
+	c.write(w, http.StatusOK, true)
+}
+
+// lineOf names the line of a path. Text that is not an id names no line that there could be.
+func lineOf(lineItemID string) cart.LineRef {
+	id, err := cart.ParseLineID(lineItemID)
+	if err != nil {
+		id = cart.LineID{}
+	}
+	return cart.LineRef{ID: id, Required: true}
+}
+
+// change applies a command that is all in the path, and answers with the cart.
+func (s *Server) change(w http.ResponseWriter, r *http.Request, cartID string, step cart.Step) {
+	c := scratches.Get().(*scratch)
+	defer c.release()
+	q, err := s.request(r, cartID)
+	if err == nil {
+		q.Steps = []cart.Step{step}
+		_, err = s.execute(c, w, r, q)
+	}
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	c.answer = appendCart(c.answer[:0], &c.view, nil)
+	c.write(w, http.StatusOK, true)
+}
+
+// changeByBody applies the commands that read finds in the body, and answers with the cart.
+func (s *Server) changeByBody(w http.ResponseWriter, r *http.Request, cartID string, read func(*parser) []cart.Step) {
+	c := scratches.Get().(*scratch)
+	defer c.release()
+	if _, err := s.executeBody(c, w, r, cartID, read); err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	c.answer = appendCart(c.answer[:0], &c.view, nil)
+	c.write(w, http.StatusOK, true)
+}
+
+func (s *Server) executeBody(c *scratch, w http.ResponseWriter, r *http.Request, cartID string, read func(*parser) []cart.Step) (cart.Result, error) {
+	p, err := c.parse(w, r)
+	if err != nil {
+		return cart.Result{}, err
+	}
+	steps := read(p)
+	if p.end(); p.err != nil {
+		return cart.Result{}, p.err
+	}
+	q, err := s.request(r, cartID)
+	if err != nil {
+		return cart.Result{}, err
+	}
+	q.Steps = steps
+	return s.execute(c, w, r, q)
+}
+
+// execute executes a request and makes the view that of the cart after it.
+func (s *Server) execute(c *scratch, w http.ResponseWriter, r *http.Request, q *cart.Request) (cart.Result, error) {
+	ctx, cancel := context.WithTimeout(r.Context(), s.timeout)
+	defer cancel()
+	result, err := s.service.Execute(ctx, q)
+	if err != nil {
+		return result, err
+	}
+	if result.Replayed {
+		w.Header().Set("Idempotent-Replayed", "true")
+	}
+	c.view.Read(q.Cart, result.State, s.service.Limits())
+	return result, nil
+}
+
+// pointInto makes the error of a step point into the list that the steps came from.
+func pointInto(err error, list string) error {
+	var step *cart.StepError
+	var e *cart.Error
+	if !errors.As(err, &step) || !errors.As(err, &e) {
+		return err
+	}
+	inList := *e
+	inList.Pointer = list + strconv.Itoa(step.Step) + e.Pointer
+	return &inList
+}
+
+// request reads what the headers of a request say about a cart.
+func (s *Server) request(r *http.Request, cartID string) (*cart.Request, error) {
+	id, err := cart.ParseID(cartID)
+	if err != nil {
+		return nil, cart.ErrNotFound
+	}
+	q := &cart.Request{Cart: id, Access: cart.Access{Trusted: s.dev}}
+	if text := r.Header.Get("Cart-Token"); text != "" {
+		if token, err := cart.ParseToken(text); err == nil {
+			q.Access.Token = &token
+		}
+	}
+	if text := r.Header.Get("Cart-Context"); text != "" {
+		if q.Context, err = cart.ParseContext(id, text); err != nil {
+			return nil, err
+		}
+	}
+	if r.Method == http.MethodGet {
+		return q, nil
+	}
+	if values := r.Header.Values("Idempotency-Key"); len(values) > 0 {
+		if q.Key = values[0]; len(values) > 1 || !visible(q.Key, cart.MaxOperationKey) {
+			return nil, &problem{kind: malformedRequest,
+				detail: "Idempotency-Key has to be 1 to " + strconv.Itoa(cart.MaxOperationKey) + " visible ASCII characters"}
+		}
+	}
+	q.IfMatch = versions(r.Header.Values("If-Match"))
+	return q, checkDurability(r)
+}
+
+// reached is the durability that every answer to a write has: a commit in the store.
+const reached = "database"
+
+func checkDurability(r *http.Request) error {
+	switch r.Header.Get("Cart-Durability") {
+	case "", "default", "database":
+		return nil
+	}
+	return &problem{kind: malformedRequest, detail: "Cart-Durability is default or database"}
+}
+
+// versions returns the versions that the entity tags of a list name, an empty list where none of
+// them is one, and nil where there is no condition.
+func versions(headers []string) []uint64 {
+	if len(headers) == 0 {
+		return nil
+	}
+	list := []uint64{}
+	for _, header := range headers {
+		for tag := range strings.SplitSeq(header, ",") {
+			tag = strings.TrimSpace(tag)
+			if tag == "*" { // any cart that there is
+				return nil
+			}
+			if version, ok := parseETag(tag); ok {
+				list = append(list, version)
+			}
+		}
+	}
+	return list
+}
+
+// matches reports whether a list of entity tags, compared weakly, names the version.
+func matches(headers []string, version uint64) bool {
+	for _, header := range headers {
+		for tag := range strings.SplitSeq(header, ",") {
+			tag = strings.TrimSpace(tag)
+			if v, ok := parseETag(strings.TrimPrefix(tag, "W/")); ok && v == version || tag == "*" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (s *Server) pricing() pricing { return pricing(s.dev) }
+
+// parse reads the body of a request.
+func (c *scratch) parse(w http.ResponseWriter, r *http.Request) (*parser, error) {
+	kind, parameters, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	patch := r.Method == http.MethodPatch && kind == "application/merge-patch+json"
+	charset := parameters["charset"]
+	if err != nil || kind != "application/json" && !patch || charset != "" && !strings.EqualFold(charset, "utf-8") {
+		return nil, &problem{kind: unsupportedMediaType, detail: "the Content-Type has to be application/json"}
+	}
+	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
+		return nil, &problem{kind: unsupportedMediaType, detail: "the body must not be encoded"}
+	}
+	tooLarge := &problem{kind: bodyTooLarge, detail: "the body may have " + strconv.Itoa(maxBody) + " bytes"}
+	if r.ContentLength > maxBody {
+		w.Header().Set("Connection", "close") // rather than to read all of it
+		return nil, tooLarge
+	}
+	c.body = c.body[:0]
+	body := http.MaxBytesReader(w, r.Body, maxBody)
+	for {
+		if len(c.body) == cap(c.body) {
+			c.body = append(c.body, 0)[:len(c.body)]
+		}
+		n, err := body.Read(c.body[len(c.body):cap(c.body)])
+		c.body = c.body[:len(c.body)+n]
+		if err == io.EOF {
+			break
+		}
+		var over *http.MaxBytesError
+		if errors.As(err, &over) {
+			return nil, tooLarge
+		}
+		if err != nil {
+			return nil, &problem{kind: malformedRequest, detail: "the body ended early"}
+		}
+	}
+	return &parser{data: c.body}, nil
+}
+
+// writeHead sets the headers that every answer with a cart has.
+func (c *scratch) writeHead(w http.ResponseWriter, changed bool) {
+	h := w.Header()
+	h.Set("Cart-Context", string(c.view.AppendContext(c.body[:0])))
+	h.Set("ETag", string(appendETag(c.body[:0], c.view.Version())))
+	h.Set("Cache-Control", "private, no-cache")
+	if changed {
+		h.Set("Cart-Durability", reached)
+	}
+}
+
+// write writes the answer that was encoded.
+func (c *scratch) write(w http.ResponseWriter, status int, changed bool) {
+	c.answer = append(c.answer, '\n')
+	c.writeHead(w, changed)
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(c.answer)))
+	w.WriteHeader(status)
+	w.Write(c.answer) // the client may be gone; there is nobody to tell
+}

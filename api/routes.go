@@ -1,0 +1,129 @@
+package api
+
+import (
+	"crypto/rand"
+	_ "embed"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"cartd/cart"
+)
+
+// Options configure the HTTP API. Only Service is required.
+type Options struct {
+	Service *cart.Service
+	// Dev trusts every caller: any cart without its token, and prices.
+	Dev bool
+	// Timeout bounds how long a request may wait for what it needs; 2 s where zero.
+	Timeout time.Duration
+	Logger  *slog.Logger
+}
+
+// Server answers the HTTP API. Its methods are those of the generated ServerInterface.
+type Server struct {
+	service *cart.Service
+	dev     bool
+	timeout time.Duration
+	log     *slog.Logger
+}
+
+var _ ServerInterface = (*Server)(nil)
+
+//go:embed openapi.yaml
+var document []byte
+
+// New returns the handler of the HTTP API.
+func New(o Options) http.Handler {
+	s := &Server{service: o.Service, dev: o.Dev, timeout: o.Timeout, log: o.Logger}
+	if s.timeout == 0 {
+		s.timeout = 2 * time.Second
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	mux := chi.NewRouter()
+	mux.Use(requestID, s.recoverer)
+	mux.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, &problem{kind: notFound, detail: "there is no such path"})
+	})
+	mux.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		allow := allowed(mux, r.URL.EscapedPath())
+		s.fail(w, r, &problem{
+			kind:   methodNotAllowed,
+			detail: "the path takes " + allow,
+			header: http.Header{"Allow": {allow}},
+		})
+	})
+	return HandlerWithOptions(s, ChiServerOptions{
+		BaseRouter: mux,
+		ErrorHandlerFunc: func(w http.ResponseWriter, r *http.Request, err error) {
+			s.fail(w, r, &problem{kind: malformedRequest, detail: err.Error()})
+		},
+	})
+}
+
+// allowed lists the methods of a path.
+func allowed(mux *chi.Mux, path string) string {
+	var methods []string
+	for _, method := range []string{"DELETE", "GET", "PATCH", "POST", "PUT"} {
+		if mux.Match(chi.NewRouteContext(), method, path) {
+			methods = append(methods, method)
+		}
+	}
+	return strings.Join(methods, ", ")
+}
+
+// GetOpenAPI serves the document that this package is generated from.
+func (s *Server) GetOpenAPI(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/yaml")
+	w.Header().Set("Cache-Control", "no-cache")
+	w.Write(document)
+}
+
+// requestID names the request, as the client did or with a name of its own.
+func requestID(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := r.Header.Get("X-Request-Id")
+		if !visible(id, 128) {
+			id = rand.Text()
+		}
+		w.Header().Set("X-Request-Id", id)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// visible reports whether s is 1 to limit visible ASCII characters.
+func visible(s string, limit int) bool {
+	if s == "" || len(s) > limit {
+		return false
+	}
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// recoverer answers a request whose handler panicked.
+func (s *Server) recoverer(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			v := recover()
+			if v == nil {
+				return
+			}
+			if v == http.ErrAbortHandler {
+				panic(v)
+			}
+			s.fail(w, r, fmt.Errorf("panic: %v\n%s", v, debug.Stack()))
+		}()
+		next.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// config is the settings of a node.
+type config struct {
+	listen      string
+	adminListen string
+	dataDir     string
+	dev         bool
+	maxLines    int
+	memory      byteSize
+}
+
+const envPrefix = "CARTD_"
+
+// flags declares the flag of each setting.
+func (c *config) flags(f *pflag.FlagSet) {
+	c.memory = 1 << 30
+	f.StringVar(&c.listen, "listen", "127.0.0.1:8080", "address of the HTTP API")
+	f.StringVar(&c.adminListen, "admin-listen", "127.0.0.1:8081", "address for operators: /livez, /readyz")
+	f.StringVar(&c.dataDir, "data-dir", "./cartd-data", "directory of the store, created where it is missing")
+	f.BoolVar(&c.dev, "dev", false, "trust every caller: any cart without its token, and prices")
+	f.IntVar(&c.maxLines, "max-lines", 1000, "lines that a cart may have, 1 to 10000")
+	f.Var(&c.memory, "memory", "memory for carts, as 512MiB or in bytes; carts that were not used for longest leave it")
+}
+
+// check refuses settings that are out of range or contradict each other.
+func (c *config) check() error {
+	switch {
+	case c.listen == "":
+		return errors.New("--listen must not be empty")
+	case c.adminListen == "":
+		return errors.New("--admin-listen must not be empty")
+	case c.listen == c.adminListen && !strings.HasSuffix(c.listen, ":0"):
+		return fmt.Errorf("--listen and --admin-listen are both %s", c.listen)
+	case c.dataDir == "":
+		return errors.New("--data-dir must not be empty")
+	case c.maxLines < 1 || c.maxLines > 10_000:
+		return fmt.Errorf("--max-lines is %d, not 1 to 10000", c.maxLines)
+	case c.memory < 1<<20:
+		return fmt.Errorf("--memory is %s, less than 1MiB", c.memory)
+	}
+	return nil
+}
+
+// fromEnvironment sets each flag that was not given from its variable: --data-dir from
+// CARTD_DATA_DIR. A CARTD_ variable that no flag goes by is an error: most likely it is misspelt.
+func fromEnvironment(cmd *cobra.Command, environ []string) error {
+	flags := cmd.Flags()
+	known := make(map[string]*pflag.Flag)
+	flags.VisitAll(func(f *pflag.Flag) {
+		if f.Name != "help" {
+			known[envPrefix+strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))] = f
+		}
+	})
+	for _, entry := range slices.Sorted(slices.Values(environ)) {
+		name, value, _ := strings.Cut(entry, "=")
+		if !strings.HasPrefix(name, envPrefix) {
+			continue
+		}
+		f := known[name]
+		if f == nil {
+			return fmt.Errorf("there is no setting %s", name)
+		}
+		if f.Changed {
+			continue
+		}
+		if err := flags.Set(f.Name, value); err != nil {
+			return fmt.Errorf("%s=%q: %w", name, value, err)
+		}
+	}
+	return nil
+}
+
+// byteSize is a number of bytes, written with or without a unit.
+type byteSize int64
+
+var units = []struct {
+	suffix string
+	size   int64
+}{{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"B", 1}, {"", 1}}
+
+// Set reads 1073741824, 1GiB or 1.5GiB.
+func (b *byteSize) Set(text string) error {
+	for _, unit := range units {
+		number, ok := strings.CutSuffix(text, unit.suffix)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseFloat(number, 64)
+		if bytes := n * float64(unit.size); err == nil && bytes >= 0 && bytes < math.MaxInt64 {
+			*b = byteSize(bytes)
+			return nil
+		}
+		break
+	}
+	return errors.New("a size is a number of bytes, or one with KiB, MiB, GiB or TiB")
+}
+
+func (b byteSize) String() string {
+	for _, unit := range units {
+		if n := int64(b); n > 0 && n%unit.size == 0 {
+			return strconv.FormatInt(n/unit.size, 10) + unit.suffix
+		}
+	}
+	return "0B"
+}
+
+// Type names the kind of value in the help text.
+func (b *byteSize) Type() string { return "size" }
