@@ -94,7 +94,9 @@ func (j *Joiner) Join(a, b *State) *State {
 // asState makes the result of a merge with a state a state. like shares most of its lines.
 func (d *Delta) asState(like *State) *State {
 	d.Base, d.Cancelled, d.Forgotten = d.Base[:0], d.Cancelled[:0], d.Forgotten[:0]
-	d.derive(like)
+	if !d.Erased { // else nothing is left to derive from, however much like has
+		d.derive(like)
+	}
 	return &d.State
 }
 
