@@ -264,8 +264,10 @@ func (c Update) apply(e *edit, _ string, _ bool) (*crdt.Delta, error) {
 func (c Details) write(e *edit, d *crdt.Delta, key string) error {
 	if c.UnitPrice != nil {
 		if currency := currencyOf(e.state); c.UnitPrice.Currency != currency {
-			return &Error{Reason: WrongCurrency, Pointer: "/unit_price/currency",
-				Detail: "a price in " + c.UnitPrice.Currency + " in a cart in " + currency}
+			return &Error{
+				Reason: WrongCurrency, Pointer: "/unit_price/currency",
+				Detail: "a price in " + c.UnitPrice.Currency + " in a cart in " + currency,
+			}
 		}
 		e.event.WriteLine(d, key, registerPrice, strconv.FormatInt(c.UnitPrice.Amount, 10), false)
 	}

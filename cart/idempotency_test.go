@@ -50,11 +50,18 @@ func TestUnknownKeysAreNotReplays(t *testing.T) {
 
 func TestEveryCommandIsReplayed(t *testing.T) {
 	for _, command := range []Command{
-		addN("A", 1), setN("A", 3), setN("A", 0), takeOff("A", 1), takeOff("A", 9), remove("A"), Clear{},
-		takeOff("none", 1), remove("none"), setN("none", 0), RemoveCode{"none"}, Remove{byID("none")},
-		PutCode{"Y"}, RemoveCode{"X"},
-		Update{Note: new(new("n"))}, Update{}, Update{Metadata: MetadataPatch{DropAll: true}},
-		Describe{bySKU("A"), Details{Title: new("t")}}, Describe{Line: bySKU("A")},
+		addN("A", 1), setN("A", 3), setN("A", 0), takeOff("A", 1), takeOff("A", 9), remove("A"),
+		Clear{},
+		takeOff("none", 1), remove("none"), setN("none", 0),
+		RemoveCode{"none"},
+		Remove{byID("none")},
+		PutCode{"Y"},
+		RemoveCode{"X"},
+		Update{Note: new(new("n"))},
+		Update{},
+		Update{Metadata: MetadataPatch{DropAll: true}},
+		Describe{bySKU("A"), Details{Title: new("t")}},
+		Describe{Line: bySKU("A")},
 	} {
 		t.Run(fmt.Sprintf("%T %+v", command, command), func(t *testing.T) {
 			c := create(t, start(t, Options{}), addN("A", 5), PutCode{"X"})
