@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -42,18 +43,23 @@ func BenchmarkRead(b *testing.B) {
 // durable add to a line of a five-line cart. From time to time the line is set, as its entries add up.
 func BenchmarkAdd(b *testing.B) {
 	s := open(b, dev)
-	b.ReportAllocs()
-	b.SetParallelism(16)
-	b.RunParallel(func(pb *testing.PB) {
+	const clients = 32
+	paths := make(chan [2]string, clients)
+	for range clients {
 		c := fiveLines(s)
-		set := "/v1/carts/" + c.ID + "/line-items/" + s.do("GET", c.path, "").cart().LineItems[0].ID
+		paths <- [2]string{c.path + "/line-items", c.path + "/line-items/" + s.do("GET", c.path, "").cart().LineItems[0].ID}
+	}
+	b.SetParallelism(clients / runtime.GOMAXPROCS(0))
+	b.ReportAllocs()
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		path := <-paths
 		w := &quiet{http.Header{}}
 		for i := 1; pb.Next(); i++ {
-			method, path, body := "POST", c.path+"/line-items", `{"sku":"SKU-0000","quantity":1}`
+			r := httptest.NewRequest("POST", path[0], strings.NewReader(`{"sku":"SKU-0000","quantity":1}`))
 			if i%50 == 0 {
-				method, path, body = "PATCH", set, `{"quantity":1}`
+				r = httptest.NewRequest("PATCH", path[1], strings.NewReader(`{"quantity":1}`))
 			}
-			r := httptest.NewRequest(method, path, strings.NewReader(body))
 			r.Header.Set("Content-Type", "application/json")
 			s.handler.ServeHTTP(w, r)
 		}

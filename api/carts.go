@@ -271,8 +271,10 @@ func (s *Server) request(r *http.Request, cartID string) (*cart.Request, error) 
 	}
 	if values := r.Header.Values("Idempotency-Key"); len(values) > 0 {
 		if q.Key = values[0]; len(values) > 1 || !visible(q.Key, cart.MaxOperationKey) {
-			return nil, &problem{kind: malformedRequest,
-				detail: "Idempotency-Key has to be 1 to " + strconv.Itoa(cart.MaxOperationKey) + " visible ASCII characters"}
+			return nil, &problem{
+				kind:   malformedRequest,
+				detail: "Idempotency-Key has to be 1 to " + strconv.Itoa(cart.MaxOperationKey) + " visible ASCII characters",
+			}
 		}
 	}
 	q.IfMatch = versions(r.Header.Values("If-Match"))

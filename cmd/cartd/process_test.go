@@ -29,9 +29,11 @@ var binaries struct {
 }
 
 func TestMain(m *testing.M) {
+	binaries.dir, binaries.err = os.MkdirTemp("", "cartd-test")
 	code := m.Run()
-	if binaries.dir != "" {
-		os.RemoveAll(binaries.dir)
+	if err := os.RemoveAll(binaries.dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
 	}
 	os.Exit(code)
 }
@@ -44,7 +46,7 @@ func build(t *testing.T) (cartd, cartload string) {
 	}
 	b := &binaries
 	b.once.Do(func() {
-		if b.dir, b.err = os.MkdirTemp("", "cartd-test"); b.err != nil {
+		if b.err != nil {
 			return
 		}
 		b.cartd, b.loader = filepath.Join(b.dir, "cartd"), filepath.Join(b.dir, "cartload")
@@ -116,12 +118,16 @@ func launch(t *testing.T, dir string, args ...string) *process {
 			p.mu.Lock()
 			p.logs.Write(append(lines.Bytes(), '\n'))
 			p.mu.Unlock()
-			var entry struct{ Msg, Listen, Admin_listen string }
+			var entry struct {
+				Msg         string
+				Listen      string
+				AdminListen string `json:"admin_listen"`
+			}
 			if json.Unmarshal(lines.Bytes(), &entry) == nil && entry.Msg == "serving" {
-				serving <- [2]string{"http://" + entry.Listen, "http://" + entry.Admin_listen}
+				serving <- [2]string{"http://" + entry.Listen, "http://" + entry.AdminListen}
 			}
 		}
-		p.cmd.Wait() // the exit code is read from ProcessState
+		_ = p.cmd.Wait() // the exit code is read from ProcessState
 	}()
 	t.Cleanup(p.kill)
 	select {
@@ -141,7 +147,7 @@ func (p *process) output() string {
 }
 
 func (p *process) kill() {
-	p.cmd.Process.Kill() // an error means that it has ended
+	_ = p.cmd.Process.Kill() // an error means that it has ended
 	<-p.done
 }
 

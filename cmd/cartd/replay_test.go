@@ -119,7 +119,12 @@ func inventedDay(t *testing.T) string {
 		t.Fatal(err)
 	}
 	w := csv.NewWriter(f)
-	w.Write([]string{"InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country"})
+	write := func(row ...string) {
+		if err := w.Write(row); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country")
 	for invoice := range 60 {
 		rows := 1 + random.IntN(30)
 		if invoice == 0 {
@@ -136,8 +141,10 @@ func inventedDay(t *testing.T) string {
 			if product%17 == 0 {
 				description = ""
 			}
-			w.Write([]string{number, fmt.Sprintf("%05dA", product), description, fmt.Sprint(quantity),
-				"2010-12-09 08:26:00", fmt.Sprintf("%d.%02d", product%13, product), "17850.0", "United Kingdom"})
+			write(
+				number, fmt.Sprintf("%05dA", product), description, fmt.Sprint(quantity),
+				"2010-12-09 08:26:00", fmt.Sprintf("%d.%02d", product%13, product), "17850.0", "United Kingdom",
+			)
 		}
 	}
 	w.Flush()

@@ -51,7 +51,7 @@ func serve(cmd *cobra.Command, c config) error {
 	}
 	if err := n.wait(cmd.Context()); err != nil {
 		log.Error("stopping", "error", err)
-		n.stop() // what it finds is the same failure
+		_ = n.stop() // what it finds is the same failure
 		return err
 	}
 	log.Info("stopping", "reason", "signal")
@@ -76,7 +76,7 @@ func isTerminal(w io.Writer) bool {
 func newLogger(w io.Writer, terminal bool) *slog.Logger {
 	if terminal {
 		_, plain := os.LookupEnv("NO_COLOR")
-		return slog.New(tint.NewHandler(w, &tint.Options{TimeFormat: time.TimeOnly, NoColor: plain}))
+		return slog.New(tint.NewTextHandler(w, &tint.Options{TimeFormat: time.TimeOnly, NoColor: plain}))
 	}
 	return slog.New(slog.NewJSONHandler(w, nil))
 }
