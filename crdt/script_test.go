@@ -40,9 +40,11 @@ type command struct {
 	Event     string // names the event and its delta
 
 	// What the vectors have no words for, see history_test.go.
-	value  string // of insert and discard
-	writes []write
-	forget Timestamp // operation records that are older
+	value    string // of insert and discard
+	writes   []write
+	lifetime Lifetime  // without Updated
+	forget   Timestamp // operation records that are older
+	also     Dots      // observed beyond the context
 }
 
 // write is a register write, of the state where line is empty.

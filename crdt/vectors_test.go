@@ -136,12 +136,13 @@ func (p *production) command(c command) (Dot, bool) {
 	s := p.states[c.At]
 	e := Event{Replica: p.ids[c.At], At: c.TS, Operation: operationID(c.Operation)}
 	if c.Context != "" {
-		e.Context, e.Narrowed = p.contexts[c.Context], true
+		e.Context, e.Also, e.Narrowed = p.contexts[c.Context], c.also, true
 	}
 	if c.Operation != "" && len(s.Operations.Of(e.Operation)) > 0 {
 		return Dot{}, false
 	}
 	d := p.delta(e, s, c)
+	d.Lifetime.Created, d.Lifetime.Expires = c.lifetime.Created, c.lifetime.Expires
 	for _, w := range c.writes {
 		if w.line == "" {
 			e.Write(d, w.name, w.value, w.deleted)
