@@ -30,6 +30,7 @@ const (
 // node is one running cartd: the store, the service on it, and the listeners in front.
 type node struct {
 	log      *slog.Logger
+	store    *sqlite.Store
 	service  atomic.Pointer[cart.Service] // nil until the store is open
 	draining atomic.Bool
 
@@ -55,13 +56,12 @@ func startNode(ctx context.Context, c config, log *slog.Logger) (n *node, err er
 	n.admin = n.serve(admin, n.adminHandler())
 	n.adminAddr = admin.Addr()
 
-	store, err := sqlite.Open(ctx, c.dataDir, sqlite.Options{Logger: log})
-	if err != nil {
+	if n.store, err = sqlite.Open(ctx, c.dataDir, sqlite.Options{Logger: log}); err != nil {
 		return n, err
 	}
 	limits := cart.DefaultLimits
 	limits.Lines = c.maxLines
-	service := cart.New(cart.Options{Store: store, Limits: limits, Memory: int64(c.memory), Logger: log})
+	service := cart.New(cart.Options{Store: n.store, Limits: limits, Memory: int64(c.memory), Logger: log})
 	n.stops = append(n.stops, service.Close)
 
 	public, err := net.Listen("tcp", c.listen)
@@ -111,9 +111,15 @@ func (n *node) wait(ctx context.Context) error {
 	case err := <-n.served:
 		return err
 	case <-n.service.Load().Failed():
-		return fmt.Errorf("the store failed, and what it was asked to write may be lost: no write is acknowledged any more; "+
-			"look after the disk and start again: %w", n.service.Load().Err())
+		return storeFailed(n.service.Load().Err())
+	case <-n.store.Failed(): // behind the commits, where no request is told
+		return storeFailed(n.store.Err())
 	}
+}
+
+func storeFailed(err error) error {
+	return fmt.Errorf("the store failed, and what it was asked to write may be lost: no write is acknowledged any more; "+
+		"look after the disk and start again: %w", err)
 }
 
 // stop ends the node: not ready, requests in flight finish, what was accepted is written, and the
