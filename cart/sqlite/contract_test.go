@@ -76,4 +76,8 @@ func copyFiles(tb storetest.TB, to, from string) {
 	}
 }
 
+func (d *database) Fill(_ storetest.TB, s cart.Store) (release func()) {
+	return s.(*sqlite.Store).Fill()
+}
+
 func (d *database) Shared() bool { return false }

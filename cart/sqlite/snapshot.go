@@ -33,6 +33,7 @@ type behind struct {
 	move                    *sql.Stmt // an update of a snapshot whose hour of expiry changes
 	carry, truncate         *sql.Stmt // rows of the journal
 	purge                   *sql.Stmt
+	statements              []*sql.Stmt // all of these
 }
 
 // openBehind connects and brings the schema up to date.
@@ -43,7 +44,7 @@ func openBehind(ctx context.Context, dir string) (*behind, error) {
 	}
 	b := &behind{db: db}
 	if err := b.open(ctx); err != nil {
-		return nil, errors.Join(err, db.Close())
+		return nil, errors.Join(err, b.close())
 	}
 	return b, nil
 }
@@ -73,11 +74,22 @@ func (b *behind) open(ctx context.Context) (err error) {
 		if *stmt, err = b.conn.PrepareContext(ctx, text); err != nil {
 			return fmt.Errorf("prepare %q: %w", text, err)
 		}
+		b.statements = append(b.statements, *stmt)
 	}
 	return nil
 }
 
-func (b *behind) close() error { return errors.Join(b.conn.Close(), b.db.Close()) }
+// close closes the statements too: one that is left open would keep the connection.
+func (b *behind) close() error {
+	var errs []error
+	for _, stmt := range b.statements {
+		errs = append(errs, stmt.Close())
+	}
+	if b.conn != nil {
+		errs = append(errs, b.conn.Close())
+	}
+	return errors.Join(append(errs, b.db.Close())...)
+}
 
 // transact runs f in a transaction of its own, and after it was committed done, with mu held.
 // Commits wait meanwhile. Whatever fails is rolled back; anything but want of room also ends the

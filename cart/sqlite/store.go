@@ -157,6 +157,9 @@ func (s *Store) Close() error {
 func (s *Store) release() error {
 	var errs []error
 	closeReaders := func() {
+		if s.load != nil {
+			errs = append(errs, s.load.Close())
+		}
 		if s.readers != nil {
 			errs = append(errs, s.readers.Close())
 		}
@@ -164,6 +167,9 @@ func (s *Store) release() error {
 	failed := s.Err() != nil
 	if !failed {
 		closeReaders()
+	}
+	if s.insert != nil {
+		errs = append(errs, s.insert.Close())
 	}
 	if s.writer != nil {
 		errs = append(errs, s.writer.Close())
