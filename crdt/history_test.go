@@ -42,7 +42,9 @@ type history struct {
 }
 
 func newHistory(t *rapid.T) *history {
-	h := &history{replicas: []string{"r1", "r2", "r3", "r4"}, retries: map[string]command{}, fresh: 10}
+	h := &history{
+		replicas: []string{"r1", "r2", "r3", "r4"}, retries: map[string]command{}, fresh: 10,
+	}
 	h.replicas = h.replicas[:rapid.IntRange(3, 4).Draw(t, "replicas")]
 	h.names = append(h.names, h.replicas...)
 	h.names = append(h.names, "db")
@@ -62,11 +64,14 @@ func (h *history) actions(check func(*rapid.T)) map[string]func(*rapid.T) {
 		"delta":  h.drawDelta,
 		"outbox": h.drawOutbox,
 		"state": func(t *rapid.T) {
-			h.joinBoth(h.drawName(t, "from"), h.drawName(t, "to"))
+			from, to := h.drawName(t, "from"), h.drawName(t, "to")
+			t.Logf("%s joins %s", to, from)
+			h.joinBoth(from, to)
 		},
 		"restart": func(t *rapid.T) {
 			at := h.drawReplica(t)
 			h.fresh++
+			t.Logf("%s restarts as %d", at, h.fresh)
 			h.restart(at, h.fresh)
 			h.model.restart(at, h.fresh)
 			if rapid.Bool().Draw(t, "snapshot") {
@@ -140,6 +145,7 @@ func (h *history) execute(t *rapid.T, c command) {
 	if rapid.IntRange(0, 5).Draw(t, "forgetful") == 0 {
 		c.forget = c.TS - min(c.TS, Timestamp(rapid.Int64Range(0, 5).Draw(t, "for"))<<logicalBits)
 	}
+	t.Logf("%+v", c)
 	dot, executed := h.command(c)
 	wantDot, wantExecuted := h.model.command(c)
 	if executed != wantExecuted || dot != wantDot {
@@ -157,6 +163,7 @@ func (h *history) execute(t *rapid.T, c command) {
 
 func (h *history) drawRead(t *rapid.T) {
 	at, as := h.drawName(t, "at"), fmt.Sprintf("t%d", len(h.contexts)+1)
+	t.Logf("%s read as %s", at, as)
 	h.read(at, as)
 	h.model.read(at, as)
 	h.contexts = append(h.contexts, as)
@@ -190,6 +197,7 @@ func (h *history) drawDelta(t *rapid.T) {
 func (h *history) send(t *rapid.T, events []string, ordered bool) {
 	to := h.drawName(t, "to")
 	joined := h.deliver(events, to)
+	t.Logf("%s joins %v: %t", to, events, joined)
 	if !joined && (ordered || len(events) == 1) && h.model.joins(events, to) {
 		t.Fatalf("%s refused %v", to, events)
 	}

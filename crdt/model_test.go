@@ -33,7 +33,7 @@ type happened struct {
 	lifetime  Lifetime
 
 	seen     events // what its author had
-	observed events // what its author's client had observed of that
+	observed events // what its author's client had observed of that, and was live
 	clears   bool   // whether it cancels what it observed of its line, value or everything
 	forgets  events // whose operation records it drops, and whose entries it cancels
 }
@@ -157,16 +157,19 @@ func (m *model) command(c command) (Dot, bool) {
 			return !m.contexts[c.Context][x] && !slices.Contains(c.also, x.dot)
 		})
 	}
+	q := max(0, v.raw(c.Line, e.observed))
+	if c.Do == "add" && v.raw(c.Line, v) < 0 {
+		e.clears, e.observed = true, maps.Clone(v)
+	}
+	// What is dead already makes no difference where all of seen is there. An event that cancels
+	// nothing is joined without that, and must cancel nothing there either.
+	maps.DeleteFunc(e.observed, func(x *happened, _ bool) bool { return v.dead(x) })
 	switch c.Do {
 	case "add":
 		e.n = c.N
-		if v.raw(c.Line, v) < 0 {
-			e.clears, e.observed = true, e.seen
-		}
 	case "set":
 		e.n, e.clears = c.N, true
 	case "decrement":
-		q := max(0, v.raw(c.Line, e.observed))
 		if c.Operation == "" && q <= c.N {
 			e.clears = true
 		} else {
