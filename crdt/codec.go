@@ -3,7 +3,6 @@ package crdt
 import (
 	"errors"
 	"fmt"
-	"sync"
 
 	"github.com/vmihailenco/msgpack/v5"
 )
@@ -50,102 +49,50 @@ var (
 	_ msgpack.CustomDecoder = (*Delta)(nil)
 )
 
-// EncodeMsgpack writes the canonical encoding of s.
+// EncodeMsgpack writes the canonical encoding of s as one value, a byte string.
 func (s *State) EncodeMsgpack(enc *msgpack.Encoder) error {
-	w := encoder{enc: enc}
-	w.delta(&Delta{State: *s}, 0)
-	return w.err
+	return enc.EncodeBytes(AppendState(nil, s))
 }
 
-// EncodeMsgpack writes the canonical encoding of d.
+// EncodeMsgpack writes the canonical encoding of d as one value, a byte string.
 func (d *Delta) EncodeMsgpack(enc *msgpack.Encoder) error {
-	w := encoder{enc: enc}
-	w.delta(d, flagDelta)
-	return w.err
+	return enc.EncodeBytes(AppendDelta(nil, d))
 }
 
 // AppendState appends the canonical encoding of s to b.
-func AppendState(b []byte, s *State) []byte { return appendEncoding(b, &Delta{State: *s}, 0) }
+func AppendState(b []byte, s *State) []byte {
+	w := encoder{b: b}
+	w.delta(&Delta{State: *s}, 0)
+	return w.b
+}
 
 // AppendDelta appends the canonical encoding of d to b.
-func AppendDelta(b []byte, d *Delta) []byte { return appendEncoding(b, d, flagDelta) }
-
-// appender is an io.Writer and io.ByteWriter that appends to a slice.
-type appender struct{ b []byte }
-
-func (a *appender) Write(p []byte) (int, error) {
-	a.b = append(a.b, p...)
-	return len(p), nil
+func AppendDelta(b []byte, d *Delta) []byte {
+	w := encoder{b: b}
+	w.delta(d, flagDelta)
+	return w.b
 }
 
-func (a *appender) WriteByte(c byte) error {
-	a.b = append(a.b, c)
-	return nil
-}
-
-type pooledEncoder struct {
-	to appender
-	w  encoder
-}
-
-var encoders = sync.Pool{New: func() any {
-	p := new(pooledEncoder)
-	p.w.enc = msgpack.NewEncoder(&p.to)
-	return p
-}}
-
-func appendEncoding(b []byte, d *Delta, flags uint64) []byte {
-	p := encoders.Get().(*pooledEncoder)
-	defer encoders.Put(p)
-	p.to.b = b
-	p.w.delta(d, flags) // an appender does not fail
-	b, p.to.b, p.w.vv = p.to.b, nil, nil
-	return b
-}
-
-// encoder writes primitives and keeps the first error.
+// encoder appends to b, with dots as indexes into vv.
 type encoder struct {
-	enc *msgpack.Encoder
-	err error
-	vv  VV
+	b  []byte
+	vv VV
 }
 
-func (w *encoder) uint(n uint64) {
-	if w.err == nil {
-		w.err = w.enc.EncodeUint(n)
-	}
-}
+func (w *encoder) uint(n uint64)   { w.b = appendUint(w.b, n) }
+func (w *encoder) int(n int64)     { w.b = appendInt(w.b, n) }
+func (w *encoder) len(n int)       { w.b = appendUint(w.b, uint64(n)) }
+func (w *encoder) string(s string) { w.b = appendString(w.b, s) }
+func (w *encoder) nil()            { w.b = appendNil(w.b) }
 
-func (w *encoder) int(n int64) {
-	if w.err == nil {
-		w.err = w.enc.EncodeInt(n)
-	}
-}
-
-func (w *encoder) string(s string) {
-	if w.err == nil {
-		w.err = w.enc.EncodeString(s)
-	}
-}
-
-func (w *encoder) nil() {
-	if w.err == nil {
-		w.err = w.enc.EncodeNil()
-	}
-}
-
-func (w *encoder) len(n int) { w.uint(uint64(n)) }
-
+// index returns the place of r in the version vector, which holds every event that left a trace.
 func (w *encoder) index(r ReplicaID) uint64 {
 	for i := range w.vv {
 		if w.vv[i].Replica == r {
 			return uint64(i)
 		}
 	}
-	if w.err == nil {
-		w.err = fmt.Errorf("crdt: replica %#x is not in the version vector", uint64(r))
-	}
-	return 0
+	panic(fmt.Sprintf("crdt: replica %#x is not in the version vector", uint64(r)))
 }
 
 func (w *encoder) dot(d Dot) {
@@ -176,7 +123,6 @@ func (w *encoder) delta(d *Delta, flags uint64) {
 			flags |= f.flag
 		}
 	}
-	w.err = nil
 	w.uint(wireVersion)
 	w.uint(flags)
 	if d.Erased {
@@ -297,9 +243,7 @@ func (w *encoder) operations(operations Operations, updated Timestamp) {
 	w.len(len(operations))
 	for i := range operations {
 		o := &operations[i]
-		if w.err == nil {
-			w.err = w.enc.EncodeBytes(o.ID[:])
-		}
+		w.b = appendID(w.b, o.ID)
 		spent := uint64(0)
 		if o.Spent {
 			spent = 1
