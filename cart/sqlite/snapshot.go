@@ -147,6 +147,7 @@ func (s *Store) roundLocked() error {
 	}
 	ids := slices.Collect(maps.Keys(s.pending))
 	s.mu.Unlock()
+	s.known, s.written = s.written, make(map[cart.ID]known)
 
 	var left []cart.ID
 	for chunk := range slices.Chunk(ids, rowsPerTransaction) {
@@ -204,11 +205,25 @@ type write struct {
 	written  entry // the part of the pending entry that state holds
 	whole    bool  // state holds all that is pending
 	replaces bool  // a damaged row
+
+	start, end int   // of the encoding of state in a buffer
+	revision   int64 // of the row after it was written
+}
+
+// known is what a round remembers of a row that it wrote, so that the next round need not read it
+// again to learn that the state of a busy cart descends from it.
+type known struct {
+	revision int64
+	hour     int64 // of expiry, as in row
+	vv       crdt.VV
 }
 
 // prepare joins e into the snapshot of a cart. Beside an error that wraps cart.ErrDamaged there may
 // be something to write all the same: states replace what is damaged, changes wait until it is not.
 func (s *Store) prepare(id cart.ID, e entry) (write, error) {
+	if k, ok := s.known[id]; ok && e.rest == nil && (e.state.Erased || e.state.VV.Descends(k.vv)) {
+		return write{id: id, before: row{revision: k.revision, hour: k.hour}, state: e.state, written: e, whole: true}, nil
+	}
 	before, err := readRow(context.Background(), s.behind.read, id)
 	w := write{id: id, before: before, written: e}
 	if errors.Is(err, cart.ErrDamaged) {
@@ -238,46 +253,61 @@ func (s *Store) write(writes []write) (changed []cart.ID, err error) {
 	if len(writes) == 0 {
 		return nil, nil
 	}
-	encoded := make([][]byte, len(writes))
+	s.states = s.states[:0]
 	for i := range writes {
-		encoded[i] = crdt.AppendState(nil, writes[i].state)
+		w := &writes[i]
+		w.start = len(s.states)
+		s.states = crdt.AppendState(s.states, w.state)
+		w.end = len(s.states)
 	}
 	err = s.transact("writing snapshots", func() error {
 		for i := range writes {
-			written, err := s.behind.put(&writes[i], encoded[i])
+			w := &writes[i]
+			written, err := s.behind.put(w, s.states[w.start:w.end])
 			if err != nil {
 				return err
 			}
 			if !written {
-				changed = append(changed, writes[i].id)
+				changed = append(changed, w.id)
 			}
 		}
 		return nil
 	}, func() {
 		for i := range writes {
-			if !slices.Contains(changed, writes[i].id) {
-				s.written(&writes[i])
+			if w := &writes[i]; slices.Contains(changed, w.id) {
+				delete(s.known, w.id)
+			} else {
+				s.noteWritten(w)
 			}
 		}
 	})
+	if cap(s.states) > maxKeptBatch {
+		s.states = nil
+	}
 	return changed, err
 }
 
-// written takes note of a snapshot that is in the database. mu is held.
-func (s *Store) written(w *write) {
+// noteWritten takes note of a snapshot that is in the database. mu is held.
+func (s *Store) noteWritten(w *write) {
 	s.settle(w.id, w.written)
 	s.stats.Snapshots++
 	if s.reported[w.id] && w.whole {
 		delete(s.reported, w.id)
 		s.log.Warn("the snapshot of a damaged cart was replaced", "cart", w.id.String())
 	}
+	if !w.state.Erased {
+		_, hour := expiry(w.state)
+		s.written[w.id] = known{w.revision, hour.Int64, w.state.VV}
+	}
 }
 
 // put writes one snapshot and reports whether its row was as w expects it.
 func (b *behind) put(w *write, encoded []byte) (bool, error) {
 	if w.before.state != nil && descends(w.before.state, w.state) {
+		w.revision = w.before.revision
 		return true, nil
 	}
+	w.revision = w.before.revision + 1
 	checksum, version := int64(checksumOf(w.id, encoded)), int64(versionOf(w.id, w.state))
 	at, hour := expiry(w.state)
 	var result sql.Result

@@ -25,7 +25,7 @@ type Options struct {
 	// SnapshotEvery is the time between two rounds of snapshots. Default: 10 s.
 	SnapshotEvery time.Duration
 	// JournalBytes begins a round of snapshots at once when the batches in the journal pass it; it
-	// bounds how long Open takes. Default: 32 MiB.
+	// bounds how long Open takes. Default: 16 MiB.
 	JournalBytes int64
 	// LogBytes begins a checkpoint when so much of the write-ahead log waits for one. Default: 64 MiB.
 	LogBytes int64
@@ -36,7 +36,7 @@ type Options struct {
 func (o Options) withDefaults() Options {
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	o.SnapshotEvery = cmp.Or(o.SnapshotEvery, 10*time.Second)
-	o.JournalBytes = cmp.Or(o.JournalBytes, 32<<20)
+	o.JournalBytes = cmp.Or(o.JournalBytes, 16<<20)
 	o.LogBytes = cmp.Or(o.LogBytes, 64<<20)
 	o.Readers = cmp.Or(o.Readers, 4)
 	return o
@@ -57,9 +57,12 @@ type Store struct {
 	batch   []byte     // used again by each commit
 	closed  bool
 
-	roundMu sync.Mutex // held around each round of snapshots, checkpoint and purge, before writeMu
-	behind  *behind    // the connection that they write on, synchronous=NORMAL
-	carried int64      // the row of the journal that holds nothing but changes of damaged carts, or 0
+	roundMu sync.Mutex        // held around each round of snapshots, checkpoint and purge, before writeMu
+	behind  *behind           // the connection that they write on, synchronous=NORMAL
+	carried int64             // the row of the journal that holds nothing but changes of damaged carts, or 0
+	known   map[cart.ID]known // rows that the last round wrote
+	written map[cart.ID]known // rows that this round has written
+	states  []byte            // used again for each transaction's snapshots
 
 	readers *sql.DB
 	load    *sql.Stmt // on readers
