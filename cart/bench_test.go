@@ -31,8 +31,8 @@ func fiveLines(i int) []Step {
 	return steps
 }
 
-// fill returns a Service with n carts of five lines.
-func fill(b testing.TB, n int) (*Service, []*client) {
+// fill returns n carts of five lines in a Service.
+func fill(b testing.TB, n int) []*client {
 	s := start(b, Options{Store: nullStore{}, Memory: 1 << 40})
 	clients := make([]*client, n)
 	for i := range clients {
@@ -42,7 +42,7 @@ func fill(b testing.TB, n int) (*Service, []*client) {
 		}
 		clients[i] = &client{b, s, id, token}
 	}
-	return s, clients
+	return clients
 }
 
 // BenchmarkAdd is an add to a line of a cart in memory, durable at once; each cart is written in
@@ -59,14 +59,14 @@ func BenchmarkAdd(b *testing.B) {
 		}
 	}
 	b.Run("alone", func(b *testing.B) {
-		_, clients := fill(b, carts)
+		clients := fill(b, carts)
 		b.ReportAllocs()
 		for i := 0; b.Loop(); i++ {
 			add(b, clients[i%carts], i)
 		}
 	})
 	b.Run("parallel", func(b *testing.B) {
-		_, clients := fill(b, carts)
+		clients := fill(b, carts)
 		var next atomic.Int64
 		b.SetParallelism(16)
 		b.ReportAllocs()
@@ -83,7 +83,7 @@ func BenchmarkAdd(b *testing.B) {
 // BenchmarkRead is a read of a cart in memory under its token.
 func BenchmarkRead(b *testing.B) {
 	const carts = 10_000
-	_, clients := fill(b, carts)
+	clients := fill(b, carts)
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		c := clients[i%carts]
@@ -95,7 +95,7 @@ func BenchmarkRead(b *testing.B) {
 
 // BenchmarkView is the view of a five-line cart, and its context.
 func BenchmarkView(b *testing.B) {
-	_, clients := fill(b, 1)
+	clients := fill(b, 1)
 	state := clients[0].read()
 	var v View
 	b.Run("read", func(b *testing.B) {

@@ -340,7 +340,7 @@ func TestBoundsOfFields(t *testing.T) {
 				}
 				return
 			}
-			if e := wantReason(t, err, Invalid); e.Pointer != tc.pointer {
+			if e := refusalOf(t, err, Invalid); e.Pointer != tc.pointer {
 				t.Errorf("the error points to %q, want %q", e.Pointer, tc.pointer)
 			}
 			var step *StepError
@@ -359,7 +359,7 @@ func TestLimits(t *testing.T) {
 	t.Run("quantity", func(t *testing.T) {
 		c := create(t, start(t, small), addN("A", 9))
 		c.do(addN("A", 1))
-		if e := c.refused(QuantityExceeded, addN("A", 1)); e.Pointer != "/quantity" {
+		if e := c.refusal(QuantityExceeded, addN("A", 1)); e.Pointer != "/quantity" {
 			t.Errorf("the error points to %q", e.Pointer)
 		}
 		c.do(setN("A", 10))
@@ -401,7 +401,7 @@ func TestLimits(t *testing.T) {
 			func(p MetadataPatch) Command { return Describe{byID("A"), Details{Metadata: p}} },
 		} {
 			c.do(write(edits(0, 20, new("v"))))
-			if e := c.refused(Invalid, write(edits(20, 21, new("v")))); e.Pointer != "/metadata" {
+			if e := c.refusal(Invalid, write(edits(20, 21, new("v")))); e.Pointer != "/metadata" {
 				t.Errorf("the error points to %q", e.Pointer)
 			}
 			c.do(write(edits(0, 20, new("w"))))
@@ -423,10 +423,10 @@ func TestLimits(t *testing.T) {
 	})
 	t.Run("currency", func(t *testing.T) {
 		c := create(t, start(t, Options{}))
-		if e := c.refused(WrongCurrency, Add{bySKU("A"), 1, Details{UnitPrice: &Money{1, "USD"}}}); e.Pointer != "/unit_price/currency" {
+		if e := c.refusal(WrongCurrency, Add{bySKU("A"), 1, Details{UnitPrice: &Money{1, "USD"}}}); e.Pointer != "/unit_price/currency" {
 			t.Errorf("the error points to %q", e.Pointer)
 		}
-		if _, _, _, err := c.s.Create(t.Context(), "EURO", nil); wantReason(t, err, Invalid).Pointer != "/currency" {
+		if _, _, _, err := c.s.Create(t.Context(), "EURO", nil); refusalOf(t, err, Invalid).Pointer != "/currency" {
 			t.Error(err)
 		}
 	})
@@ -443,7 +443,7 @@ func TestEntriesOfALine(t *testing.T) {
 	s := start(t, Options{Store: store, Now: now.Now, Limits: Limits{Lines: 1, Quantity: 1 << 20}})
 	c := &client{t, s, NewID(), NewToken()}
 	a := author{t, 1, now.Now()}
-	store.put(c.id, a.addOnes(a.create(c.token), "A", maxEntries-1))
+	store.put(c.id, a.addOnes(a.create(c.token), maxEntries-1))
 
 	c.do(addN("A", 1))
 	c.want("A=10000")

@@ -106,7 +106,7 @@ func FuzzParseContext(f *testing.F) {
 	a := author{f, 1, newClock().Now()}
 	s := a.apply(a.create(Token{}), addN("A", 1))
 	b := author{f, 1 << 60, newClock().Now()}
-	s = b.addOnes(s, "A", 300)
+	s = b.addOnes(s, 300)
 	var v View
 	v.Read(id, s, DefaultLimits)
 	text := string(v.AppendContext(nil))
@@ -190,7 +190,7 @@ func TestDecrementsUnderAStaleContextAreBounded(t *testing.T) {
 	store, now := newFakeStore(), newClock()
 	c := &client{t, start(t, Options{Store: store, Now: now.Now}), NewID(), NewToken()}
 	a := author{t, 1, now.Now()}
-	store.put(c.id, a.addOnes(a.create(c.token), "A", maxEntries-1))
+	store.put(c.id, a.addOnes(a.create(c.token), maxEntries-1))
 	seen := c.contextOf(c.read())
 	q := Request{Context: seen, Steps: stepsOf([]Command{takeOff("A", 1)})}
 	c.request(q)
@@ -270,7 +270,7 @@ func TestContextAhead(t *testing.T) {
 				t.Fatal(err)
 			}
 			for range 2 {
-				if err := <-answers; err != ErrNotFound {
+				if err := <-answers; !isNotFound(err) {
 					t.Errorf("the error is %v", err)
 				}
 			}
@@ -284,8 +284,7 @@ func TestContextAhead(t *testing.T) {
 			x := ahead(c)
 			_, release := store.blockCommits()
 			defer release()
-			go c.try(Request{Steps: stepsOf([]Command{addN("A", 1)})})
-			synctest.Wait()
+			c.begin("", addN("A", 1))
 			_, err := c.s.Read(t.Context(), c.id, c.access(), x)
 			wantReason(t, err, ContextUnavailable)
 			answer := make(chan *State)
@@ -308,7 +307,7 @@ func TestContextOfManyResidences(t *testing.T) {
 	s := a.create(Token{})
 	for i := range 300 {
 		b := author{t, crdt.ReplicaID(1<<60 + i), newClock().Now()}
-		s = b.addOnes(s, "A", 10)
+		s = b.addOnes(s, 10)
 	}
 	var v View
 	v.Read(ID{}, s, DefaultLimits)

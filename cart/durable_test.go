@@ -91,7 +91,7 @@ func TestACartThatIsNotDurableIsNotFound(t *testing.T) {
 		synctest.Wait()
 		for i := range s.shards {
 			for id := range s.shards[i].carts {
-				if _, err := s.Read(t.Context(), id, Access{Trusted: true}, nil); err != ErrNotFound {
+				if _, err := s.Read(t.Context(), id, Access{Trusted: true}, nil); !isNotFound(err) {
 					t.Error(err)
 				}
 			}
@@ -140,7 +140,7 @@ func TestAnErasureIsToldOnceItIsDurable(t *testing.T) {
 			synctest.Wait()
 		}
 		write := c.begin("k", addN("A", 1))
-		if _, err := c.s.Execute(t.Context(), &Request{Cart: c.id}); err != ErrNotFound {
+		if _, err := c.s.Execute(t.Context(), &Request{Cart: c.id}); !isNotFound(err) {
 			t.Errorf("who may not: %v", err)
 		}
 		wantPending(t, write)
@@ -156,10 +156,10 @@ func TestAnErasureIsToldOnceItIsDurable(t *testing.T) {
 		if one != nil {
 			one, two = two, one
 		}
-		if one != nil || two != ErrNotFound {
+		if one != nil || !isNotFound(two) {
 			t.Errorf("Erase: %v, %v", one, two)
 		}
-		if a := <-write; a.err != ErrNotFound {
+		if a := <-write; !isNotFound(a.err) {
 			t.Errorf("the write: %v", a.err)
 		}
 	})
@@ -174,12 +174,16 @@ func TestReplayOfAnErasedCart(t *testing.T) {
 		defer release()
 		c.begin("k", addN("A", 1))
 		retried := c.begin("k", addN("A", 1))
-		go c.s.Erase(t.Context(), &Request{Cart: c.id, Access: c.access()})
+		erased := make(chan error, 1)
+		go func() { erased <- c.s.Erase(t.Context(), &Request{Cart: c.id, Access: c.access()}) }()
 		synctest.Wait()
 		release()
+		if err := <-erased; err != nil {
+			t.Error(err)
+		}
 		synctest.Wait()
 		// The change before the erasure may be seen durable, or both at once.
-		if a := <-retried; a.err != ErrNotFound && (a.err != nil || a.result.State.Erased) {
+		if a := <-retried; !isNotFound(a.err) && (a.err != nil || a.result.State.Erased) {
 			t.Errorf("%+v %v", a.result, a.err)
 		}
 	})
@@ -290,7 +294,7 @@ func TestNoRoom(t *testing.T) {
 		}
 		version := Version(s.shard(c.id).get(c.id).latest)
 		_, err := c.try(Request{Key: "l", Steps: stepsOf([]Command{addN("A", 1)})})
-		if e := wantReason(t, err, NotDurable); !errors.Is(e, ErrNoRoom) {
+		if e := refusalOf(t, err, NotDurable); !errors.Is(e, ErrNoRoom) {
 			t.Errorf("refused up front: %v", err)
 		}
 		if Version(s.shard(c.id).get(c.id).latest) != version {
@@ -347,7 +351,7 @@ func TestFatalErrorOfTheStore(t *testing.T) {
 
 		store.failCommits(nil) // too late
 		_, err := c.try(Request{Key: "l", Steps: stepsOf([]Command{addN("A", 1)})})
-		if e := wantReason(t, err, NotDurable); !errors.Is(e, broken) {
+		if e := refusalOf(t, err, NotDurable); !errors.Is(e, broken) {
 			t.Error(err)
 		}
 		_, err = c.try(Request{Key: "k", Steps: stepsOf([]Command{addN("A", 1)})})
@@ -409,7 +413,7 @@ func TestManyReadersCauseOneLoad(t *testing.T) {
 		}
 		synctest.Wait()
 		cancel()
-		if e := wantReason(t, <-first, Unavailable); !errors.Is(e, context.Canceled) {
+		if e := refusalOf(t, <-first, Unavailable); !errors.Is(e, context.Canceled) {
 			t.Error(e)
 		}
 		close(gate)
@@ -436,7 +440,7 @@ func TestErrorsOfLoads(t *testing.T) {
 				return nil
 			})
 			_, err := s.Read(t.Context(), c.id, c.access(), nil)
-			if e := wantReason(t, err, Unavailable); !errors.Is(e, cause) {
+			if e := refusalOf(t, err, Unavailable); !errors.Is(e, cause) {
 				t.Error(e)
 			}
 			_, err = c.try(Request{Steps: stepsOf([]Command{addN("A", 1)})})
@@ -461,7 +465,7 @@ func TestErrorsOfLoads(t *testing.T) {
 		// What is not there is asked for again, too.
 		id := NewID()
 		for range 2 {
-			if _, err := s.Read(t.Context(), id, Access{Trusted: true}, nil); err != ErrNotFound {
+			if _, err := s.Read(t.Context(), id, Access{Trusted: true}, nil); !isNotFound(err) {
 				t.Error(err)
 			}
 		}

@@ -2,6 +2,7 @@ package cart
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -274,11 +275,17 @@ func (c *client) request(q Request) Result {
 	return r
 }
 
-// refused executes commands that must be refused for the reason, and returns the Error.
-func (c *client) refused(reason Reason, commands ...Command) *Error {
+// refused executes commands that must be refused for the reason.
+func (c *client) refused(reason Reason, commands ...Command) {
+	c.t.Helper()
+	_ = c.refusal(reason, commands...)
+}
+
+// refusal is refused, and returns the Error.
+func (c *client) refusal(reason Reason, commands ...Command) *Error {
 	c.t.Helper()
 	_, err := c.try(Request{Steps: stepsOf(commands)})
-	return wantReason(c.t, err, reason)
+	return refusalOf(c.t, err, reason)
 }
 
 func (c *client) read() *State {
@@ -310,28 +317,25 @@ func (c *client) contextOf(s *State) *Context {
 	return x
 }
 
-// wantReason checks that err is an Error of the reason, and returns it.
-func wantReason(t testing.TB, err error, reason Reason) *Error {
+// wantReason checks that err is an Error of the reason.
+func wantReason(t testing.TB, err error, reason Reason) {
 	t.Helper()
-	e, ok := asError(err)
-	if !ok || e.Reason != reason {
+	_ = refusalOf(t, err, reason)
+}
+
+// refusalOf is wantReason, and returns the Error.
+func refusalOf(t testing.TB, err error, reason Reason) *Error {
+	t.Helper()
+	var e *Error
+	if !errors.As(err, &e) || e.Reason != reason {
 		t.Fatalf("the error is %v, want one of reason %s", err, reason)
 	}
 	return e
 }
 
-func asError(err error) (*Error, bool) {
-	for err != nil {
-		if e, ok := err.(*Error); ok {
-			return e, true
-		}
-		u, ok := err.(interface{ Unwrap() error })
-		if !ok {
-			return nil, false
-		}
-		err = u.Unwrap()
-	}
-	return nil, false
+// isNotFound reports whether err is the one answer for all carts that a caller may not know of.
+func isNotFound(err error) bool {
+	return err == ErrNotFound //nolint:errorlint // the very value, so that nothing tells the carts apart
 }
 
 // linesOf renders the lines of s, in the order of display: "A=2 B(size:M)=1".
@@ -396,8 +400,8 @@ func (a author) apply(s *State, commands ...Command) *State {
 	return e.state
 }
 
-// addOnes returns s after n adds of one unit to a line, in one step.
-func (a author) addOnes(s *State, sku string, n int) *State {
+// addOnes returns s after n adds of one unit to the line of A, in one step.
+func (a author) addOnes(s *State, n int) *State {
 	a.t.Helper()
 	seq := s.VV.Get(a.replica)
 	at := s.Lifetime.Updated + 1
@@ -405,7 +409,7 @@ func (a author) addOnes(s *State, sku string, n int) *State {
 	if seq > 0 {
 		d.Base = crdt.VV{{Replica: a.replica, Seq: seq}}
 	}
-	l := &crdt.Line{Key: sku, First: at}
+	l := &crdt.Line{Key: "A", First: at}
 	for i := range n {
 		l.Counter = append(l.Counter, crdt.Entry{Dot: crdt.Dot{Replica: a.replica, Seq: seq + 1 + uint64(i)}, N: 1})
 	}

@@ -1,6 +1,7 @@
 package cart
 
 import (
+	"errors"
 	"testing"
 )
 
@@ -22,16 +23,16 @@ func TestIDsHaveOneSpelling(t *testing.T) {
 	}
 	text := ID{}.String()
 	for _, bad := range []string{"", text[1:], text + "A", text[:21] + "B", text[:21] + "=", "+" + text[1:], "\n" + text[1:]} {
-		if _, err := ParseID(bad); err != ErrMalformedID {
+		if _, err := ParseID(bad); !errors.Is(err, ErrMalformedID) {
 			t.Errorf("the id %q: %v", bad, err)
 		}
-		if _, err := ParseLineID(bad); err != ErrMalformedID {
+		if _, err := ParseLineID(bad); !errors.Is(err, ErrMalformedID) {
 			t.Errorf("the line id %q: %v", bad, err)
 		}
 	}
 	text = Token{}.String()
 	for _, bad := range []string{"", text[1:], text + "A", text[:42] + "B", "/" + text[1:]} {
-		if got, err := ParseToken(bad); err != ErrMalformedID || got != (Token{}) {
+		if got, err := ParseToken(bad); !errors.Is(err, ErrMalformedID) || got != (Token{}) {
 			t.Errorf("the token %q: %v", bad, err)
 		}
 	}
@@ -44,7 +45,8 @@ func TestErrors(t *testing.T) {
 		t.Error(err)
 	}
 	step := inStep(err, 3)
-	if e, ok := asError(step); !ok || e != err || step.Error() != err.Error() {
+	var e *Error
+	if !errors.As(step, &e) || e.Detail != "why" || step.Error() != err.Error() {
 		t.Error(step)
 	}
 	if ErrNotFound.Is(err) || !ErrNotFound.Is(&Error{Reason: NotFound}) {

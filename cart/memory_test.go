@@ -238,7 +238,7 @@ func TestIdleCartsArePacked(t *testing.T) {
 		if n := len(idle.do(addN("A", 1)).State.VV); n != 1 {
 			t.Errorf("%d entries in the version vector: packing is not a new residence", n)
 		}
-		if err := s.Erase(t.Context(), &Request{Cart: erased.id, Access: erased.access()}); err != ErrNotFound {
+		if err := s.Erase(t.Context(), &Request{Cart: erased.id, Access: erased.access()}); !isNotFound(err) {
 			t.Error(err)
 		}
 		if store.loadsOf(idle.id) != 0 {
@@ -308,4 +308,72 @@ func TestAPackedCartThatCannotBeRead(t *testing.T) {
 	_, err := s.Read(context.Background(), c.id, c.access(), nil)
 	wantReason(t, err, Unavailable)
 	other.do(addN("A", 1))
+}
+
+// What holders have is safe, but only what the store has may leave the memory: all of it.
+func TestCartsThatOnlyHoldersHaveStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, peers := newFakeStore(), newFakeReplicator()
+		s := start(t, Options{Store: store, Replicator: peers, Memory: 1})
+		c := create(t, s)
+		gates := make(chan struct{})
+		store.hookCommit(func(context.Context, []Change) error { <-gates; return nil })
+		first, second := c.begin("", addN("A", 1)), c.begin("", addN("A", 1))
+		peers.acknowledge(1)
+		peers.acknowledge(2)
+		wantAnswer(t, first, "A=1")
+		wantAnswer(t, second, "A=2")
+		for range 2 { // before the first commit, and before the second
+			time.Sleep(3 * idleTicks * tick)
+			r := s.shard(c.id).get(c.id)
+			if r == nil || r.packed != nil {
+				t.Fatal("a cart that the store does not have was evicted or packed")
+			}
+			gates <- struct{}{}
+			synctest.Wait()
+		}
+		time.Sleep(tick)
+		if s.shard(c.id).get(c.id) != nil {
+			t.Error("a clean cart beyond the budget stays")
+		}
+		c.want("A=2")
+	})
+}
+
+// Carts are evicted as fast as they are admitted.
+func TestEvictionWhileCartsAreAdmitted(t *testing.T) {
+	store := newFakeStore()
+	s := start(t, Options{Store: store})
+	done := make(chan struct{})
+	evicted := make(chan struct{})
+	go func() {
+		defer close(evicted)
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				for i := range s.shards {
+					s.evictOne(&s.shards[i])
+				}
+				s.packIdle(0, shards)
+			}
+		}
+	}()
+	var clients []*client
+	for range 2000 {
+		clients = append(clients, create(t, s, addN("A", 1)))
+		c := clients[len(clients)/2]
+		c.do(addN("A", 1))
+		c.read()
+	}
+	close(done)
+	<-evicted
+	checkMemory(t, s)
+	for _, c := range clients {
+		if got, want := linesOf(c.read()), linesOf(store.state(c.id)); got != want {
+			t.Fatalf("the cart shows %q, the store has %q", got, want)
+		}
+	}
+	checkMemory(t, s)
 }

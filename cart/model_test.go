@@ -337,7 +337,7 @@ func TestServiceAgainstAModel(t *testing.T) {
 			"reuse":  m.reuse,
 			"read":   m.read,
 			"evict":  func(t *rapid.T) { m.forget(t, m.at) },
-			"pack": func(t *rapid.T) {
+			"pack": func(*rapid.T) {
 				s := m.nodes[m.at]
 				s.tick.Add(idleTicks)
 				s.packIdle(0, shards)

@@ -45,7 +45,7 @@ func TestLifeOfACart(t *testing.T) {
 	if !store.state(id).Erased {
 		t.Error("the cart is not erased in the store")
 	}
-	if _, err := c.try(Request{}); err != ErrNotFound {
+	if _, err := c.try(Request{}); !isNotFound(err) {
 		t.Errorf("after Erase: %v", err)
 	}
 }
@@ -73,14 +73,14 @@ func TestWhoMay(t *testing.T) {
 		"erased without a token":  {erased.id, Access{}},
 	} {
 		for _, s := range []*Service{s, reloaded} {
-			if _, err := s.Read(t.Context(), tc.id, tc.access, nil); err != ErrNotFound {
+			if _, err := s.Read(t.Context(), tc.id, tc.access, nil); !isNotFound(err) {
 				t.Errorf("Read, %s: %v", name, err)
 			}
 			q := &Request{Cart: tc.id, Access: tc.access, Steps: stepsOf([]Command{addN("A", 1)})}
-			if _, err := s.Execute(t.Context(), q); err != ErrNotFound {
+			if _, err := s.Execute(t.Context(), q); !isNotFound(err) {
 				t.Errorf("Execute, %s: %v", name, err)
 			}
-			if err := s.Erase(t.Context(), q); err != ErrNotFound {
+			if err := s.Erase(t.Context(), q); !isNotFound(err) {
 				t.Errorf("Erase, %s: %v", name, err)
 			}
 		}
@@ -90,7 +90,7 @@ func TestWhoMay(t *testing.T) {
 	}
 	// Whether a command is refused is nobody's business but the cart's holder's.
 	q := &Request{Cart: c.id, Steps: stepsOf([]Command{Remove{LineRef{SKU: "none", Required: true}}})}
-	if _, err := s.Execute(t.Context(), q); err != ErrNotFound {
+	if _, err := s.Execute(t.Context(), q); !isNotFound(err) {
 		t.Error(err)
 	}
 	c.want("A=1")
@@ -114,13 +114,13 @@ func TestExpiry(t *testing.T) {
 		wantReason(t, err, Expired)
 		_, err = s.Execute(t.Context(), &Request{Cart: c.id, Access: mine, Steps: add})
 		wantReason(t, err, Expired)
-		if _, err := s.Read(t.Context(), c.id, theirs, nil); err != ErrNotFound {
+		if _, err := s.Read(t.Context(), c.id, theirs, nil); !isNotFound(err) {
 			t.Error(err)
 		}
-		if _, err := s.Execute(t.Context(), &Request{Cart: c.id, Access: theirs, Steps: add}); err != ErrNotFound {
+		if _, err := s.Execute(t.Context(), &Request{Cart: c.id, Access: theirs, Steps: add}); !isNotFound(err) {
 			t.Error(err)
 		}
-		if err := s.Erase(t.Context(), &Request{Cart: c.id, Access: theirs}); err != ErrNotFound {
+		if err := s.Erase(t.Context(), &Request{Cart: c.id, Access: theirs}); !isNotFound(err) {
 			t.Error(err)
 		}
 		if err := s.Erase(t.Context(), &Request{Cart: young.id, Access: young.access()}); err != nil {
@@ -129,10 +129,10 @@ func TestExpiry(t *testing.T) {
 
 		now.advance(TimeToPurge)
 		for _, a := range []Access{mine, theirs, {Trusted: true}} {
-			if _, err := s.Read(t.Context(), c.id, a, nil); err != ErrNotFound {
+			if _, err := s.Read(t.Context(), c.id, a, nil); !isNotFound(err) {
 				t.Error(err)
 			}
-			if _, err := s.Execute(t.Context(), &Request{Cart: c.id, Access: a, Steps: add}); err != ErrNotFound {
+			if _, err := s.Execute(t.Context(), &Request{Cart: c.id, Access: a, Steps: add}); !isNotFound(err) {
 				t.Error(err)
 			}
 		}
@@ -245,4 +245,31 @@ func TestCloseGivesUp(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A load that nobody waits for any more ends before the store is closed.
+func TestCloseEndsLoads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newFakeStore()
+		s := New(Options{Store: store})
+		ended := make(chan bool, 1)
+		store.hookLoad(func(ctx context.Context, _ ID) error {
+			<-ctx.Done()
+			store.mu.Lock()
+			defer store.mu.Unlock()
+			ended <- store.closed
+			return ctx.Err()
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		_, err := s.Read(ctx, NewID(), Access{Trusted: true}, nil)
+		wantReason(t, err, Unavailable)
+		began := time.Now()
+		if err := s.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if len(ended) == 0 || <-ended || time.Since(began) != 0 {
+			t.Error("the store was closed under a load")
+		}
+	})
 }

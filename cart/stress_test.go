@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -46,13 +47,14 @@ func TestStress(t *testing.T) {
 				if err == nil {
 					return
 				}
-				switch e, _ := asError(err); {
-				case e != nil && (e.Reason == NotDurable || e.Reason == ServiceOverCapacity || errors.Is(e, context.DeadlineExceeded)):
-					time.Sleep(50 * time.Millisecond)
-				default:
+				again := slices.ContainsFunc(
+					[]error{&Error{Reason: NotDurable}, &Error{Reason: ServiceOverCapacity}, context.DeadlineExceeded},
+					func(target error) bool { return errors.Is(err, target) })
+				if !again {
 					t.Errorf("refused: %v", err)
 					return
 				}
+				time.Sleep(50 * time.Millisecond)
 			}
 		}
 		var acknowledged [carts]atomic.Int64

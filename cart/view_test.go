@@ -59,10 +59,10 @@ func TestTotals(t *testing.T) {
 	}
 }
 
-// quantities beyond what commands allow, as a merge may show them.
-func withQuantity(t *testing.T, s *State, replica crdt.ReplicaID, sku string, n, price int64) *State {
+// withQuantity returns s after an add beyond what commands allow, at a price unless that is negative.
+func withQuantity(t *testing.T, s *State, sku string, n, price int64) *State {
 	t.Helper()
-	event := crdt.Event{Replica: replica, At: s.Lifetime.Updated + 1}
+	event := crdt.Event{Replica: 1, At: s.Lifetime.Updated + 1}
 	d := event.Add(s, sku, n)
 	if price >= 0 {
 		event.WriteLine(d, sku, registerPrice, fmt.Sprint(price), false)
@@ -78,7 +78,7 @@ func TestWarnings(t *testing.T) {
 	a := author{t, 1, newClock().Now()}
 	empty := a.create(Token{})
 	t.Run("product", func(t *testing.T) {
-		s := withQuantity(t, withQuantity(t, empty, 1, "A", 1<<40, 1<<30), 1, "B", 2, 3)
+		s := withQuantity(t, withQuantity(t, empty, "A", 1<<40, 1<<30), "B", 2, 3)
 		v := viewOf(s)
 		if v.Lines[0].HasSubtotal || !v.Lines[0].HasPrice || v.Subtotal != 6 || v.TotalQuantity != 1<<40+2 {
 			t.Errorf("%+v, subtotal %d, total %d", v.Lines[0], v.Subtotal, v.TotalQuantity)
@@ -88,7 +88,7 @@ func TestWarnings(t *testing.T) {
 		}
 	})
 	t.Run("sum", func(t *testing.T) {
-		s := withQuantity(t, withQuantity(t, empty, 1, "A", 1, math.MaxInt64), 1, "B", 1, 1)
+		s := withQuantity(t, withQuantity(t, empty, "A", 1, math.MaxInt64), "B", 1, 1)
 		v := viewOf(s)
 		if !v.Lines[0].HasSubtotal || v.Lines[0].Subtotal != math.MaxInt64 || v.Subtotal != math.MaxInt64 {
 			t.Errorf("%+v, subtotal %d", v.Lines[0], v.Subtotal)
@@ -98,7 +98,7 @@ func TestWarnings(t *testing.T) {
 		}
 	})
 	t.Run("total quantity", func(t *testing.T) {
-		s := withQuantity(t, withQuantity(t, empty, 1, "A", math.MaxInt64, -1), 1, "B", 1, -1)
+		s := withQuantity(t, withQuantity(t, empty, "A", math.MaxInt64, -1), "B", 1, -1)
 		if v := viewOf(s); v.TotalQuantity != math.MaxInt64 {
 			t.Errorf("total %d", v.TotalQuantity)
 		}

@@ -1,0 +1,25 @@
+package cart
+
+import (
+	"errors"
+	"testing"
+)
+
+// A store that failed is not asked again, whatever an earlier commit still says.
+func TestACommitterThatFailedStaysSo(t *testing.T) {
+	c := newCommitter(newFakeStore())
+	first, second := errors.New("first"), errors.New("second")
+	c.setNoRoom(true)
+	c.fail(first)
+	c.fail(second)
+	c.setNoRoom(false)
+	c.setNoRoom(true)
+	select {
+	case <-c.stall():
+	default:
+		t.Error("a write would wait for it")
+	}
+	if err := c.unavailable(); !errors.Is(err, first) {
+		t.Errorf("unavailable: %v", err)
+	}
+}
