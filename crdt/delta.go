@@ -1,6 +1,9 @@
 package crdt
 
-import "errors"
+import (
+	"errors"
+	"strings"
+)
 
 // ErrGap is returned for a delta that needs events which the state does not hold. The full state
 // of the delta's author always joins.
@@ -182,12 +185,14 @@ func (m *merger) mergeLines(z []*Line) []*Line {
 		z = make([]*Line, 0, max(len(a), len(b))+min(len(b), 1))
 	}
 	for len(a) > 0 && len(b) > 0 {
-		switch {
-		case a[0] == b[0]:
+		if a[0] == b[0] {
 			z, a, b = append(z, a[0]), a[1:], b[1:]
-		case a[0].Key < b[0].Key:
+			continue
+		}
+		switch c := strings.Compare(a[0].Key, b[0].Key); {
+		case c < 0:
 			z, a = append(z, m.keepLine(a[0], m.bKills, m.keepA)), a[1:]
-		case a[0].Key > b[0].Key:
+		case c > 0:
 			z, b = append(z, m.keepLine(b[0], m.aKills, m.keepB)), b[1:]
 		default:
 			z, a, b = append(z, m.mergeLine(a[0], b[0])), a[1:], b[1:]
@@ -206,12 +211,34 @@ func (m *merger) mergeLines(z []*Line) []*Line {
 }
 
 func (m *merger) mergeLine(a, b *Line) *Line {
+	if len(m.base) == 0 && a.same(b) {
+		return a
+	}
 	z := m.lines.new()
 	z.Key = a.Key
 	z.First = leastKnown(a.First, b.First)
 	z.Counter = mergeDotted(m, z.Counter[:0], a.Counter, b.Counter)
 	z.Registers = m.mergeRegisters(z.Registers[:0], a.Registers, b.Registers)
 	return z
+}
+
+// same reports whether l and o, of one key, hold the same events. Entries of one dot are equal, and
+// so are writes of one register with one stamp: nothing else has to be looked at.
+func (l *Line) same(o *Line) bool {
+	if l.First != o.First || len(l.Counter) != len(o.Counter) || len(l.Registers) != len(o.Registers) {
+		return false
+	}
+	for i := range l.Counter {
+		if l.Counter[i].Dot != o.Counter[i].Dot {
+			return false
+		}
+	}
+	for i := range l.Registers {
+		if l.Registers[i].Stamp != o.Registers[i].Stamp || l.Registers[i].Name != o.Registers[i].Name {
+			return false
+		}
+	}
+	return true
 }
 
 // keepLine returns l, which only one side has, without what the other kills.
