@@ -16,8 +16,8 @@
 //     committer hands the store whatever waits when the last commit is done, as one commit.
 //   - When the store has it, or enough holders do, the change is safe. The durable state of the cart
 //     moves on to it as soon as all changes before it are safe too.
-//   - Execute returns that state. Readers are shown durable states only, so nobody sees a write that
-//     can still be lost.
+//   - Execute returns that state. Readers are shown durable states only, and a refusal or a replay
+//     waits until what it observed is durable, so nobody learns of a write that can still be lost.
 //
 // A store without room fails the writes that wait, with [NotDurable], and refuses the next ones
 // before they change anything; what it could not take is offered again until it can. After any other
