@@ -33,13 +33,16 @@ func must(t testing.TB, s *State, d *Delta) *State {
 	return s
 }
 
-// diverged returns two carts of ten lines that each got an add that the other does not have.
-func diverged(t testing.TB) (a, b *State) {
+// diverged returns two carts of ten lines. In each, adds with a price of their own changed as many of
+// the lines as given, and none that the other changed.
+func diverged(t testing.TB, lines int) (a, b *State) {
 	s := cartOfTen(t)
-	a = must(t, s, pricedAdd(s, 0x1f83d9abfb41bd6b, "SKU-0003"))
-	b = must(t, s, pricedAdd(s, 0x5be0cd19137e2179, "SKU-0007"))
-	// As they come out of a decoder, which shares nothing.
-	return decoded(t, a), decoded(t, b)
+	a, b = s, s
+	for i := range lines {
+		a = must(t, a, pricedAdd(a, 0x1f83d9abfb41bd6b, fmt.Sprintf("SKU-%04d", i)))
+		b = must(t, b, pricedAdd(b, 0x5be0cd19137e2179, fmt.Sprintf("SKU-%04d", 9-i)))
+	}
+	return decoded(t, a), decoded(t, b) // sharing nothing, as they come off the wire
 }
 
 func decoded(t testing.TB, s *State) *State {
@@ -69,24 +72,29 @@ func TestSizes(t *testing.T) {
 
 // TestJoinAllocatesNothing: a Joiner that is used again joins in place.
 func TestJoinAllocatesNothing(t *testing.T) {
-	a, b := diverged(t)
+	a, b := diverged(t, 5)
 	var j Joiner
 	if n := testing.AllocsPerRun(100, func() { j.Join(a, b) }); n > 0 {
 		t.Errorf("%v allocations a join", n)
 	}
 }
 
+// BenchmarkJoin joins in place two carts of ten lines with prices, of which some or all differ.
 func BenchmarkJoin(b *testing.B) {
-	x, y := diverged(b)
-	var j Joiner
-	b.ReportAllocs()
-	for b.Loop() {
-		j.Join(x, y)
+	for _, lines := range []int{1, 5} {
+		b.Run(fmt.Sprintf("differ=%d", 2*lines), func(b *testing.B) {
+			x, y := diverged(b, lines)
+			var j Joiner
+			b.ReportAllocs()
+			for b.Loop() {
+				j.Join(x, y)
+			}
+		})
 	}
 }
 
 func BenchmarkJoinState(b *testing.B) {
-	x, y := diverged(b)
+	x, y := diverged(b, 1)
 	b.ReportAllocs()
 	for b.Loop() {
 		Join(x, y)

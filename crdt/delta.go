@@ -148,32 +148,34 @@ func (m *merger) keepB(d Dot) bool { return !(m.aKills && m.a.kills(d)) && !m.ne
 type dotted interface{ dot() Dot }
 
 func mergeDotted[S ~[]E, E dotted](m *merger, z, a, b S) S {
-	i, k := 0, 0
-	for i < len(a) || k < len(b) {
-		c := -1
+	for len(a) > 0 && len(b) > 0 {
+		x, y := a[0].dot(), b[0].dot()
 		switch {
-		case i == len(a):
-			c = 1
-		case k < len(b):
-			c = a[i].dot().Compare(b[k].dot())
-		}
-		switch {
-		case c < 0:
-			if m.keepA(a[i].dot()) {
-				z = append(z, a[i])
+		case x == y:
+			if !m.needed(x) {
+				z = append(z, a[0])
 			}
-			i++
-		case c > 0:
-			if m.keepB(b[k].dot()) {
-				z = append(z, b[k])
+			a, b = a[1:], b[1:]
+		case x.Compare(y) < 0:
+			if m.keepA(x) {
+				z = append(z, a[0])
 			}
-			k++
+			a = a[1:]
 		default:
-			if !m.needed(a[i].dot()) {
-				z = append(z, a[i])
+			if m.keepB(y) {
+				z = append(z, b[0])
 			}
-			i++
-			k++
+			b = b[1:]
+		}
+	}
+	for i := range a {
+		if m.keepA(a[i].dot()) {
+			z = append(z, a[i])
+		}
+	}
+	for i := range b {
+		if m.keepB(b[i].dot()) {
+			z = append(z, b[i])
 		}
 	}
 	return z

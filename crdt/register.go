@@ -1,6 +1,9 @@
 package crdt
 
-import "cmp"
+import (
+	"cmp"
+	"strings"
+)
 
 // Stamp is the place of a register write in the total order of writes: by timestamp, then by dot.
 type Stamp struct {
@@ -58,7 +61,7 @@ func (r Registers) put(w Register) Registers {
 // join appends the join of a and b to z.
 func (z Registers) join(a, b Registers) Registers {
 	for len(a) > 0 && len(b) > 0 {
-		switch c := cmp.Compare(a[0].Name, b[0].Name); {
+		switch c := strings.Compare(a[0].Name, b[0].Name); {
 		case c < 0:
 			z, a = append(z, a[0]), a[1:]
 		case c > 0:
