@@ -17,11 +17,13 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestContract(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(t *testing.T) storetest.Database { return newDatabase(t, sqlite.Options{}) })
 }
 
 // TestContractBusy runs the suite with snapshots and checkpoints between all commits.
 func TestContractBusy(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(t *testing.T) storetest.Database {
 		return newDatabase(t, sqlite.Options{SnapshotEvery: time.Millisecond, JournalBytes: 1, LogBytes: 1})
 	})
@@ -34,10 +36,7 @@ type database struct {
 }
 
 func newDatabase(t *testing.T, opts sqlite.Options) *database {
-	root, err := os.MkdirTemp(t.TempDir(), "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	root := t.TempDir()
 	return &database{root: root, dir: filepath.Join(root, "0"), opts: opts}
 }
 

@@ -19,12 +19,11 @@ func lockFile(name string) (*os.File, error) {
 		return nil, err
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		defer f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			pid, _ := io.ReadAll(io.LimitReader(f, 32))
-			return nil, fmt.Errorf("%w by process %s", ErrInUse, strings.TrimSpace(string(pid)))
+			err = fmt.Errorf("%w by process %s", ErrInUse, strings.TrimSpace(string(pid)))
 		}
-		return nil, fmt.Errorf("lock %s: %w", name, err)
+		return nil, errors.Join(err, f.Close())
 	}
 	return f, writePID(f)
 }

@@ -73,6 +73,8 @@ func dataSource(dir, synchronous string, readOnly bool) (string, error) {
 	} else {
 		pragma("journal_mode", "wal")
 		pragma("synchronous", synchronous)
+		pragma("fullfsync", "1") // on Apple's systems, where fsync alone stops at the drive's cache
+		pragma("checkpoint_fullfsync", "1")
 		pragma("wal_autocheckpoint", "0")
 		pragma("cache_size", strconv.Itoa(-writerCache))
 	}
@@ -114,6 +116,8 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	if current > known {
 		return fmt.Errorf("%w: its schema has version %d, and this program knows %d", ErrNewerSchema, current, known)
 	}
-	_, err = p.Up(ctx)
+	if current < known {
+		_, err = p.Up(ctx)
+	}
 	return err
 }

@@ -71,7 +71,7 @@ func (b *behind) open(ctx context.Context) (err error) {
 		&b.truncate: "DELETE FROM journal WHERE seq <= ?",
 		&b.purge:    "DELETE FROM carts WHERE id = ? AND expires_at < ?",
 	} {
-		if *stmt, err = b.conn.PrepareContext(ctx, text); err != nil {
+		if *stmt, err = b.conn.PrepareContext(ctx, text); err != nil { //nolint:sqlclosecheck // close does
 			return fmt.Errorf("prepare %q: %w", text, err)
 		}
 		b.statements = append(b.statements, *stmt)

@@ -33,9 +33,9 @@ func newBasket() *basket { return &basket{cart.NewID(), new(crdt.State)} }
 
 var at = time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
 
-func (b *basket) change(tb testing.TB, make func(e crdt.Event) *crdt.Delta) cart.Change {
+func (b *basket) change(tb testing.TB, command func(e crdt.Event) *crdt.Delta) cart.Change {
 	tb.Helper()
-	d := make(crdt.Event{Replica: 7, At: b.state.Lifetime.Updated.Next(at)})
+	d := command(crdt.Event{Replica: 7, At: b.state.Lifetime.Updated.Next(at)})
 	d.Lifetime.Expires = crdt.TimestampAt(at.AddDate(0, 0, 30))
 	state, err := b.state.Apply(d)
 	if err != nil {
@@ -67,7 +67,7 @@ func openWith(tb testing.TB, dir string, opts Options) *Store {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { s.Close() })
+	tb.Cleanup(func() { _ = s.Close() })
 	return s
 }
 
@@ -637,6 +637,47 @@ func TestSnapshotOfARowThatChanged(t *testing.T) {
 	}
 	b.state = crdt.Join(b.state, other)
 	wantState(t, s, b)
+
+	// The round remembers the row that it wrote, and finds out that it is another one.
+	e.At = e.At.Next(at)
+	other, err = other.Apply(e.Add(other, "plums", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := readRow(background, s.behind.read, b.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put = write{id: b.id, before: r, state: crdt.Join(r.state, other)}
+	if ok, err := s.behind.put(&put, crdt.AppendState(nil, put.state)); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	commit(t, s, b.add(t, "apples"))
+	if err := s.round(); err != nil {
+		t.Fatal(err)
+	}
+	b.state = crdt.Join(b.state, other)
+	wantState(t, s, b)
+}
+
+// TestErasedRow: of an erased cart two bytes are kept, for good.
+func TestErasedRow(t *testing.T) {
+	s := open(t, t.TempDir())
+	b := newBasket()
+	commit(t, s, b.add(t, "apples"))
+	if err := s.round(); err != nil {
+		t.Fatal(err)
+	}
+	commit(t, s, b.change(t, func(crdt.Event) *crdt.Delta { return &crdt.Delta{State: crdt.State{Erased: true}} }))
+	if err := s.round(); err != nil {
+		t.Fatal(err)
+	}
+	var length int
+	var at, hour sql.NullInt64
+	err := s.readers.QueryRow("SELECT length(state), expires_at, expires_hour FROM carts WHERE id = ?", b.id[:]).Scan(&length, &at, &hour)
+	if err != nil || length != 2 || at.Valid || hour.Valid {
+		t.Errorf("got %d bytes, %v, %v, %v", length, at, hour, err)
+	}
 }
 
 // TestVersions: the hashes of the rows tell which carts are equal.

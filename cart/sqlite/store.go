@@ -268,10 +268,10 @@ func (s *Store) Load(ctx context.Context, id cart.ID) (*crdt.State, error) {
 	e, isPending := s.pending[id] // before the row: a snapshot may move from here to there
 	s.mu.Unlock()
 	r, err := readRow(ctx, s.load, id)
-	if errors.Is(err, cart.ErrDamaged) {
-		if e.state != nil {
-			return e.on(nil)
-		}
+	switch {
+	case errors.Is(err, cart.ErrDamaged) && e.state != nil: // which will replace the row
+		err = nil
+	case errors.Is(err, cart.ErrDamaged):
 		s.report(id, err)
 	}
 	if err != nil {

@@ -142,7 +142,7 @@ func (a *author) erase(tb TB) cart.Change {
 func open(t *testing.T, db Database) cart.Store {
 	t.Helper()
 	s := db.Open(t)
-	t.Cleanup(func() { s.Close() })
+	t.Cleanup(func() { _ = s.Close() }) // most often again
 	return s
 }
 
