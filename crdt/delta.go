@@ -151,11 +151,8 @@ func mergeDotted[S ~[]E, E dotted](m *merger, z, a, b S) S {
 	for len(a) > 0 && len(b) > 0 {
 		x, y := a[0].dot(), b[0].dot()
 		switch {
-		case x == y:
-			if !m.needed(x) {
-				z = append(z, a[0])
-			}
-			a, b = a[1:], b[1:]
+		case x == y: // in both intervals, which then touch: not below the base of the result
+			z, a, b = append(z, a[0]), a[1:], b[1:]
 		case x.Compare(y) < 0:
 			if m.keepA(x) {
 				z = append(z, a[0])

@@ -2,6 +2,7 @@ package crdt
 
 import (
 	"cmp"
+	"flag"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,6 +11,17 @@ import (
 
 	"pgregory.net/rapid"
 )
+
+// TestMain makes random tests somewhat longer than they are by default. Flags on the command line
+// still decide: -rapid.checks, -rapid.steps, and -rapid.seed to see a failure again.
+func TestMain(m *testing.M) {
+	for name, value := range map[string]string{"rapid.checks": "200", "rapid.steps": "40"} {
+		if err := flag.Set(name, value); err != nil {
+			panic(err)
+		}
+	}
+	m.Run()
+}
 
 // TestHistories lets random histories happen to the production code and to the model: commands at
 // several replicas, retries elsewhere, contexts, deltas lost, repeated, reordered and merged, full

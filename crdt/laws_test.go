@@ -25,6 +25,29 @@ func (h *history) drawState(t *rapid.T, label string) *State {
 	return rapid.SampledFrom(append(states, &State{Erased: true})).Draw(t, label)
 }
 
+// drawStretch draws a stretch of a history: what was known before it, and the deltas of three parts
+// of it, in order.
+func (h *history) drawStretch(t *rapid.T) (before *State, parts []*Delta) {
+	if len(h.log) < 3 {
+		t.Skip("no deltas")
+	}
+	first := rapid.IntRange(0, len(h.log)-3).Draw(t, "first")
+	var earlier []*Delta
+	for _, e := range h.log[:first] {
+		earlier = append(earlier, h.decodeDelta(h.deltas[e]))
+	}
+	before, _ = settle(t, &State{}, earlier)
+	for range 3 {
+		last := rapid.IntRange(first+1, min(first+4, len(h.log)-2+len(parts))).Draw(t, "last")
+		d := h.decodeDelta(h.deltas[h.log[first]])
+		for _, e := range h.log[first+1 : last] {
+			d = Merge(d, h.decodeDelta(h.deltas[e]))
+		}
+		parts, first = append(parts, d), last
+	}
+	return before, parts
+}
+
 // drawDeltas draws deltas of a history, at times an erased one among them.
 func (h *history) drawDeltas(t *rapid.T, n int) []*Delta {
 	if len(h.log) == 0 {
@@ -150,6 +173,9 @@ func TestMergeLaws(t *testing.T) {
 		h := lived(t)
 		for range 5 {
 			s, d := h.drawState(t, "s"), h.drawDeltas(t, 3)
+			if rapid.Bool().Draw(t, "stretch") {
+				s, d = h.drawStretch(t)
+			}
 			parts, err := s, error(nil)
 			for _, d := range d {
 				if err == nil {

@@ -49,6 +49,8 @@ var truths = []struct {
 	{"overdrawn", "r1 add A 3; r1 > r2; r1 decrement A 2; r2 decrement A 2", shows{}},
 	{"overdrawn, then add",
 		"r1 add A 3; r1 > r2; r1 decrement A 2; r2 decrement A 2; r1 > r2; r2 add A 1", shows{"A": 1}},
+	{"overdrawn, then add by a client that saw less",
+		"r1 add A 3; r1 > r2; r2 read t; r1 decrement A 2; r2 decrement A 2; r1 > r2; r2 add A 1 context=t", shows{"A": 1}},
 	{"stale state", "r1 add A 1; r1 > r2; r2 remove A; r1 > r2", shows{}},
 
 	{"remove of what the client saw", "r1 add A 1; r1 read t; r1 add A 2; r1 remove A context=t", shows{"A": 2}},
@@ -64,6 +66,8 @@ var truths = []struct {
 	{"the greater twin was removed", "r1 add A 1 operation=p; r2 add A 1 operation=p; r2 > r3; r3 remove A", shows{}},
 	{"retry of a decrement",
 		"r1 add A 4; r1 > r2; r1 decrement A 1 operation=p; r2 decrement A 1 operation=p", shows{"A": 3}},
+	{"decrement of the twin that the client saw",
+		"r2 add A 3 operation=p; r2 read t; r1 add A 3 operation=p; r1 > r2; r2 decrement A 1 context=t", shows{"A": 2}},
 	{"a decrement under an id never removes",
 		"r1 add A 1; r2 add A 1; r1 decrement A 1 operation=p; r2 decrement A 1 operation=p", shows{"A": 1}},
 	{"a decrement under an id of nothing spends it",
