@@ -698,3 +698,51 @@ func TestVersions(t *testing.T) {
 		t.Error("equal carts have different versions")
 	}
 }
+
+// TestRoundAfterAStaleAuthor: a state that does not descend from the row that the last round wrote
+// is joined with it.
+func TestRoundAfterAStaleAuthor(t *testing.T) {
+	s := open(t, t.TempDir())
+	b := newBasket()
+	stale := crdt.Event{Replica: 9, At: crdt.TimestampAt(at)}
+	d := stale.Add(b.state, "pears", 1)
+	other, err := b.state.Apply(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit(t, s, b.add(t, "apples"))
+	if err := s.round(); err != nil {
+		t.Fatal(err)
+	}
+	commit(t, s, cart.Change{ID: b.id, Delta: d, State: other})
+	if err := s.round(); err != nil {
+		t.Fatal(err)
+	}
+	b.state = crdt.Join(b.state, other)
+	wantState(t, s, b)
+}
+
+// TestPurgeOfACartThatChanges: a cart that is changed after it was found to have expired stays.
+func TestPurgeOfACartThatChanges(t *testing.T) {
+	dir, after := t.TempDir(), t.TempDir()
+	s := open(t, dir)
+	b := newBasket()
+	commit(t, s, b.add(t, "apples"))
+	if err := s.round(); err != nil {
+		t.Fatal(err)
+	}
+	before := at.AddDate(0, 0, 31).UnixMilli()
+	ids, err := s.expired(background, before, []byte{})
+	if err != nil || len(ids) != 1 {
+		t.Fatal(ids, err)
+	}
+	c := b.remove(t, "apples")
+	c.State = nil
+	commit(t, s, c)
+	if n, err := s.purge(ids, before); n != 0 || err != nil {
+		t.Fatal(n, err)
+	}
+	wantState(t, s, b)
+	copyDatabase(t, after, dir)
+	wantState(t, open(t, after), b)
+}
