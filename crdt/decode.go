@@ -15,8 +15,9 @@ func DecodeState(b []byte) (*State, error) {
 	if r.end(); r.err != nil {
 		return nil, r.err
 	}
-	d.derive(nil)
-	return &d.State, nil
+	s := d.State // without what only a delta has
+	s.derive(nil)
+	return &s, nil
 }
 
 // DecodeDelta decodes the encoding of a delta, under the same rules as DecodeState.

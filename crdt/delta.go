@@ -45,7 +45,7 @@ func (d *Delta) mayKill(a *Delta) bool {
 // Join returns the least state that holds what a and b hold. It is commutative, associative and
 // idempotent.
 func Join(a, b *State) *State {
-	z := new(Delta)
+	var z Delta
 	z.merge(&Delta{State: *a}, &Delta{State: *b}, nil)
 	return z.asState(a)
 }
@@ -65,7 +65,7 @@ func (s *State) Apply(d *Delta) (*State, error) {
 			return s, nil
 		}
 	}
-	z := new(Delta)
+	var z Delta
 	z.merge(&Delta{State: *s}, d, nil)
 	return z.asState(s), nil
 }
@@ -94,13 +94,14 @@ func (j *Joiner) Join(a, b *State) *State {
 	return &j.z.State
 }
 
-// asState makes the result of a merge with a state a state. like shares most of its lines.
+// asState makes the result of a merge with a state a state, without what only a delta has. like
+// shares most of its lines.
 func (d *Delta) asState(like *State) *State {
-	d.Base, d.Cancelled, d.Forgotten = d.Base[:0], d.Cancelled[:0], d.Forgotten[:0]
-	if !d.Erased { // else nothing is left to derive from, however much like has
-		d.derive(like)
+	s := d.State
+	if !s.Erased { // else nothing is left to derive from, however much like has
+		s.derive(like)
 	}
-	return &d.State
+	return &s
 }
 
 // merge sets z to the merge of a and b, in z's storage. Lines come from the arena.

@@ -167,7 +167,8 @@ func settle(t tester, s *State, deltas []*Delta) (*State, []*Delta) {
 	}
 }
 
-// TestMergeLaws: to join a merged delta is to join its parts, however they were merged.
+// TestMergeLaws: to join a merged delta is to join its parts, however they were merged, and to
+// merge is commutative.
 func TestMergeLaws(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		h := lived(t)
@@ -181,6 +182,9 @@ func TestMergeLaws(t *testing.T) {
 				if err == nil {
 					parts, err = parts.Apply(d)
 				}
+			}
+			if ab, ba := Merge(d[0], d[1]), Merge(d[1], d[0]); !bytes.Equal(AppendDelta(nil, ab), AppendDelta(nil, ba)) {
+				t.Fatalf("%+v is not %+v", ab, ba)
 			}
 			eventually, left := settle(t, s, d)
 			for i, merged := range []*Delta{
@@ -237,6 +241,9 @@ func TestErased(t *testing.T) {
 	} {
 		if !s.Erased || !bytes.Equal(AppendState(nil, s), want) || len(s.Lines) > 0 || len(s.VV) > 0 {
 			t.Errorf("%s: %+v", what, s)
+		}
+		for l := range s.Ordered() {
+			t.Errorf("%s: shows %s", what, l.Key)
 		}
 	}
 	if s := j.Join(full, full); !equal(s, full) {

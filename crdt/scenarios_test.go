@@ -68,6 +68,8 @@ var truths = []struct {
 		"r1 add A 4; r1 > r2; r1 decrement A 1 operation=p; r2 decrement A 1 operation=p", shows{"A": 3}},
 	{"decrement of the twin that the client saw",
 		"r2 add A 3 operation=p; r2 read t; r1 add A 3 operation=p; r1 > r2; r2 decrement A 1 context=t", shows{"A": 2}},
+	{"a twin is no debt",
+		"r1 add A 4; r1 > r2; r1 decrement A 3 operation=p; r2 decrement A 3 operation=p; r1 > r2; r2 add A 1", shows{"A": 2}},
 	{"a decrement under an id never removes",
 		"r1 add A 1; r2 add A 1; r1 decrement A 1 operation=p; r2 decrement A 1 operation=p", shows{"A": 1}},
 	{"a decrement under an id of nothing spends it",
