@@ -84,7 +84,7 @@ func (p *parser) detail(name string, d *cart.Details, may pricing) bool {
 		return false
 	}
 	if !may {
-		p.invalid("prices, titles and images are the shop's: they come with an API key or from its catalogue")
+		p.invalid("prices, titles and images are the shop's own: they are not taken from this caller")
 	}
 	return true
 }
@@ -167,7 +167,9 @@ func (p *parser) cartPatch() (c cart.Update) {
 
 // linePatch reads the body of a change of a line that is in the cart.
 func (p *parser) linePatch(line cart.LineRef) []cart.Step {
+	maxDelta := cart.DefaultLimits.Quantity
 	var quantity, delta *int64
+	described := false
 	describe := cart.Describe{Line: line}
 	p.object(func(name string) {
 		switch name {
@@ -176,9 +178,12 @@ func (p *parser) linePatch(line cart.LineRef) []cart.Step {
 			quantity = &n
 		case "quantity_delta":
 			n := p.integer()
+			if n < -maxDelta || n > maxDelta {
+				p.invalid("a change of %d is not between %d and %d", n, -maxDelta, maxDelta)
+			}
 			delta = &n
 		case "metadata":
-			describe.Metadata = p.mergePatch()
+			describe.Metadata, described = p.mergePatch(), true
 		default:
 			p.unknown(name)
 		}
@@ -188,13 +193,14 @@ func (p *parser) linePatch(line cart.LineRef) []cart.Step {
 	switch {
 	case quantity != nil && delta != nil:
 		p.invalid("quantity and quantity_delta exclude each other")
+	case quantity == nil && delta == nil && !described:
+		p.invalid("there is nothing to change: quantity, quantity_delta or metadata is needed")
 	case quantity != nil:
 		steps = append(steps, cart.Step{Command: cart.Set{Line: line, Quantity: *quantity}})
 	case delta != nil && *delta > 0:
 		steps = append(steps, cart.Step{Command: cart.Add{Line: line, Quantity: *delta}})
 	case delta != nil && *delta < 0:
-		// −2^63 has no positive counterpart; it is out of range like its neighbour.
-		steps = append(steps, cart.Step{Command: cart.Decrement{Line: line, Quantity: -max(*delta, -1<<62)}})
+		steps = append(steps, cart.Step{Command: cart.Decrement{Line: line, Quantity: -*delta}})
 	}
 	if describe.Metadata.Empty() && len(steps) > 1 {
 		steps = steps[1:]
@@ -208,7 +214,8 @@ var operationTypes = []string{"add", "set", "decrement", "remove", "clear"}
 type operation struct {
 	step cart.Step
 	kind string
-	id   string // or empty
+	id   string      // or empty
+	line cart.LineID // as in the request, or zero
 }
 
 // operations reads the body of a list of operations.
@@ -292,13 +299,13 @@ func (p *parser) operation(may pricing) (o operation) {
 	case quantity == nil && o.kind == "set":
 		p.within("quantity", func() { p.invalid("set needs a quantity") })
 	case detailed && o.kind != "add" && o.kind != "set":
-		p.invalid("unit_price, title, image_url and metadata go with add and set")
+		p.invalid("the fields unit_price, title, image_url and metadata go with add and set")
 	}
 	n := int64(1)
 	if quantity != nil {
 		n = *quantity
 	}
-	o.step.Key = o.id
+	o.step.Key, o.line = o.id, line.ID
 	switch o.kind {
 	case "add":
 		o.step.Command = cart.Add{Line: line, Quantity: n, Details: details}

@@ -30,8 +30,15 @@ const maxKept = 1 << 20
 
 func (c *scratch) release() {
 	if cap(c.answer) <= maxKept {
+		c.view.Reset() // it would keep the cart in memory
 		scratches.Put(c)
 	}
+}
+
+// deadline bounds how long a request may wait. A client that goes away does not end it: its write is
+// on its way, and half a connection closed does not mean that nobody reads the answer.
+func (s *Server) deadline(r *http.Request) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(r.Context()), s.timeout)
 }
 
 // CreateCart makes an anonymous cart.
@@ -52,7 +59,7 @@ func (s *Server) CreateCart(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), s.timeout)
+	ctx, cancel := s.deadline(r)
 	defer cancel()
 	id, token, result, err := s.service.Create(ctx, currency, steps)
 	if err != nil {
@@ -74,7 +81,7 @@ func (s *Server) GetCart(w http.ResponseWriter, r *http.Request, cartID CartID) 
 		s.fail(w, r, err)
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), s.timeout)
+	ctx, cancel := s.deadline(r)
 	defer cancel()
 	state, err := s.service.Read(ctx, q.Cart, q.Access, q.Context)
 	if err != nil {
@@ -95,7 +102,7 @@ func (s *Server) GetCart(w http.ResponseWriter, r *http.Request, cartID CartID) 
 func (s *Server) EraseCart(w http.ResponseWriter, r *http.Request, cartID CartID) {
 	q, err := s.request(r, cartID)
 	if err == nil {
-		ctx, cancel := context.WithTimeout(r.Context(), s.timeout)
+		ctx, cancel := s.deadline(r)
 		defer cancel()
 		err = s.service.Erase(ctx, q)
 	}
@@ -224,7 +231,7 @@ func (s *Server) executeBody(c *scratch, w http.ResponseWriter, r *http.Request,
 
 // execute executes a request and makes the view that of the cart after it.
 func (s *Server) execute(c *scratch, w http.ResponseWriter, r *http.Request, q *cart.Request) (cart.Result, error) {
-	ctx, cancel := context.WithTimeout(r.Context(), s.timeout)
+	ctx, cancel := s.deadline(r)
 	defer cancel()
 	result, err := s.service.Execute(ctx, q)
 	if err != nil {
@@ -256,38 +263,52 @@ func (s *Server) request(r *http.Request, cartID string) (*cart.Request, error) 
 		return nil, cart.ErrNotFound
 	}
 	q := &cart.Request{Cart: id, Access: cart.Access{Trusted: s.dev}}
-	if text := r.Header.Get("Cart-Token"); text != "" {
-		if token, err := cart.ParseToken(text); err == nil {
-			q.Access.Token = &token
+	token, _, err := single(r, "Cart-Token")
+	if err != nil {
+		return nil, err
+	}
+	if t, err := cart.ParseToken(token); err == nil {
+		q.Access.Token = &t
+	}
+	seen, ok, err := single(r, "Cart-Context")
+	if ok && err == nil {
+		q.Context, err = cart.ParseContext(id, seen)
+	}
+	if err != nil || r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return q, err
+	}
+	q.Key, ok, err = single(r, "Idempotency-Key")
+	if err == nil && ok && !visible(q.Key, cart.MaxOperationKey) {
+		err = &problem{
+			kind:   malformedRequest,
+			detail: "Idempotency-Key has to be 1 to " + strconv.Itoa(cart.MaxOperationKey) + " visible ASCII characters",
 		}
 	}
-	if text := r.Header.Get("Cart-Context"); text != "" {
-		if q.Context, err = cart.ParseContext(id, text); err != nil {
-			return nil, err
-		}
-	}
-	if r.Method == http.MethodGet {
-		return q, nil
-	}
-	if values := r.Header.Values("Idempotency-Key"); len(values) > 0 {
-		if q.Key = values[0]; len(values) > 1 || !visible(q.Key, cart.MaxOperationKey) {
-			return nil, &problem{
-				kind:   malformedRequest,
-				detail: "Idempotency-Key has to be 1 to " + strconv.Itoa(cart.MaxOperationKey) + " visible ASCII characters",
-			}
-		}
+	if err != nil {
+		return nil, err
 	}
 	q.IfMatch = versions(r.Header.Values("If-Match"))
 	return q, checkDurability(r)
+}
+
+// single returns the value of a header that may come once, and whether it is there.
+func single(r *http.Request, name string) (value string, ok bool, err error) {
+	switch values := r.Header.Values(name); len(values) {
+	case 0:
+		return "", false, nil
+	case 1:
+		return values[0], true, nil
+	}
+	return "", false, &problem{kind: malformedRequest, detail: "the header " + name + " is there more than once"}
 }
 
 // reached is the durability that every answer to a write has: a commit in the store.
 const reached = "database"
 
 func checkDurability(r *http.Request) error {
-	switch r.Header.Get("Cart-Durability") {
-	case "", "default", "database":
-		return nil
+	value, ok, err := single(r, "Cart-Durability")
+	if err != nil || !ok || value == "default" || value == "database" {
+		return err
 	}
 	return &problem{kind: malformedRequest, detail: "Cart-Durability is default or database"}
 }
@@ -330,13 +351,21 @@ func (s *Server) pricing() pricing { return pricing(s.dev) }
 
 // parse reads the body of a request.
 func (c *scratch) parse(w http.ResponseWriter, r *http.Request) (*parser, error) {
-	kind, parameters, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	contentType, _, err := single(r, "Content-Type")
+	if err != nil {
+		return nil, err
+	}
+	encoding, _, err := single(r, "Content-Encoding")
+	if err != nil {
+		return nil, err
+	}
+	kind, parameters, err := mime.ParseMediaType(contentType)
 	patch := r.Method == http.MethodPatch && kind == "application/merge-patch+json"
 	charset := parameters["charset"]
 	if err != nil || kind != "application/json" && !patch || charset != "" && !strings.EqualFold(charset, "utf-8") {
 		return nil, &problem{kind: unsupportedMediaType, detail: "the Content-Type has to be application/json"}
 	}
-	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
+	if encoding != "" && encoding != "identity" {
 		return nil, &problem{kind: unsupportedMediaType, detail: "the body must not be encoded"}
 	}
 	tooLarge := &problem{kind: bodyTooLarge, detail: "the body may have " + strconv.Itoa(maxBody) + " bytes"}
@@ -366,12 +395,21 @@ func (c *scratch) parse(w http.ResponseWriter, r *http.Request) (*parser, error)
 	return &parser{data: c.body}, nil
 }
 
+// cacheControl lets a client keep a cart to ask whether it is still true, and nobody else. An answer
+// with a token is kept by no one.
+var (
+	cacheControl = []string{"private, no-cache"}
+	noStore      = []string{"no-store"}
+)
+
 // writeHead sets the headers that every answer with a cart has.
 func (c *scratch) writeHead(w http.ResponseWriter, changed bool) {
 	h := w.Header()
-	h.Set("Cart-Context", string(c.view.AppendContext(c.body[:0])))
+	if seen := c.view.AppendContext(c.body[:0]); len(seen) > 0 {
+		h.Set("Cart-Context", string(seen))
+	}
 	h.Set("ETag", string(appendETag(c.body[:0], c.view.Version())))
-	h.Set("Cache-Control", "private, no-cache")
+	h["Cache-Control"] = cacheControl
 	if changed {
 		h.Set("Cart-Durability", reached)
 	}
@@ -381,6 +419,9 @@ func (c *scratch) writeHead(w http.ResponseWriter, changed bool) {
 func (c *scratch) write(w http.ResponseWriter, status int, changed bool) {
 	c.answer = append(c.answer, '\n')
 	c.writeHead(w, changed)
+	if status == http.StatusCreated {
+		w.Header()["Cache-Control"] = noStore
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(c.answer)))
 	w.WriteHeader(status)

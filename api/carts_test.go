@@ -228,9 +228,9 @@ func TestNoSuchPath(t *testing.T) {
 	}
 	for path, allow := range map[string]string{
 		"/v1/carts":              "POST",
-		"/v1/carts/x":            "DELETE, GET, PATCH",
+		"/v1/carts/x":            "DELETE, GET, HEAD, PATCH",
 		"/v1/carts/x/line-items": "DELETE, POST",
-		"/openapi.yaml":          "GET",
+		"/openapi.yaml":          "GET, HEAD",
 	} {
 		a := s.do("PUT", path, "")
 		a.wantProblem(http.StatusMethodNotAllowed, "method-not-allowed", "")

@@ -91,9 +91,11 @@ func appendResults(b []byte, v *cart.View, operations []operation, results []car
 		b = append(b, `,"operation_id":`...)
 		b = appendOptional(b, func() (string, bool) { return o.id, o.id != "" })
 		b = append(b, `,"line_item_id":`...)
-		b = appendOptional(b, func() (string, bool) {
-			return results[i].Line.String(), results[i].Line != (cart.LineID{})
-		})
+		line := results[i].Line
+		if line == (cart.LineID{}) {
+			line = o.line // of no line that ever was in the cart
+		}
+		b = appendOptional(b, func() (string, bool) { return line.String(), line != (cart.LineID{}) })
 		b = append(b, `,"quantity":`...)
 		b = strconv.AppendInt(b, results[i].Quantity, 10)
 		b = append(b, `,"replayed":`...)

@@ -95,6 +95,7 @@ func (p *parser) wrongType(want string) {
 func (p *parser) within(name string, read func()) {
 	n := len(p.pointer)
 	p.pointer = append(p.pointer, '/')
+	name = brief(name)
 	if strings.ContainsAny(name, "~/") {
 		name = strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
 	}
@@ -126,7 +127,7 @@ func (p *parser) object(member func(name string)) {
 			return
 		}
 		if slices.Contains(names, name) {
-			p.malformed("the name %q comes twice", name)
+			p.malformed("the name %q comes twice", brief(name))
 			return
 		}
 		if len(names) == maxMembers {
@@ -146,7 +147,16 @@ func (p *parser) object(member func(name string)) {
 const maxMembers = 256
 
 // unknown refuses a member that the API does not have.
-func (p *parser) unknown(name string) { p.malformed("there is no field %q here", name) }
+func (p *parser) unknown(name string) { p.malformed("there is no field %q here", brief(name)) }
+
+// brief cuts text of the client's that is repeated in an answer, to at most 64 bytes.
+func brief(s string) string {
+	const limit = 64
+	if len(s) <= limit {
+		return s
+	}
+	return strings.ToValidUTF8(s[:limit], "") + "…"
+}
 
 // array reads an array: element reads each value.
 func (p *parser) array(element func(i int)) {
@@ -362,7 +372,7 @@ func (p *parser) checked(s string, lines bool) string {
 		if c >= ' ' && c != 0x7f && c != 0xc2 {
 			continue
 		}
-		if r, _ := utf8.DecodeRuneInString(s[i:]); r >= ' ' && (r < 0x7f || r > 0x9f) || lines && (r == '\n' || r == '\t') {
+		if r, _ := utf8.DecodeRuneInString(s[i:]); r >= ' ' && (r < 0x7f || r > 0x9f) || lines && (r == '\n' || r == '\r' || r == '\t') {
 			continue
 		}
 		p.malformed("a control character in a string")

@@ -47,6 +47,8 @@ var kindOf = map[cart.Reason]problemKind{
 	cart.WrongCurrency:       {"currency-mismatch", http.StatusConflict, "The price is not in the cart's currency"},
 	cart.TooManyLines:        {"line-limit", http.StatusUnprocessableEntity, "The cart has too many lines"},
 	cart.QuantityExceeded:    {"quantity-limit", http.StatusUnprocessableEntity, "The line has too many units"},
+	cart.TooMuchText:         {"size-limit", http.StatusUnprocessableEntity, "The cart has too much text"},
+	cart.TooManyOperations:   {"rate-limited", http.StatusTooManyRequests, "Too many requests under keys"},
 	cart.PreconditionFailed:  {"precondition-failed", http.StatusPreconditionFailed, "The cart has changed"},
 	cart.OperationReused:     {"idempotency-key-reused", http.StatusUnprocessableEntity, "The key was used for something else"},
 	cart.MalformedContext:    malformedRequest,
@@ -56,8 +58,11 @@ var kindOf = map[cart.Reason]problemKind{
 	cart.ServiceOverCapacity: {"cart-unavailable", http.StatusServiceUnavailable, "The cart cannot be loaded"},
 }
 
-// retryAfter is how long a client is asked to wait after a 503, in seconds.
-const retryAfter = "1"
+// How long a client is asked to wait, in seconds: after a 503, and for a cart to forget keys.
+const (
+	retryAfter     = "1"
+	retryAfterKeys = "3600"
+)
 
 // problemOf returns what to tell a client of an error.
 func problemOf(err error) *problem {
@@ -82,8 +87,11 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	for name, values := range p.header {
 		h[name] = values
 	}
-	if p.kind.status == http.StatusServiceUnavailable {
+	switch p.kind.status {
+	case http.StatusServiceUnavailable:
 		h.Set("Retry-After", retryAfter)
+	case http.StatusTooManyRequests:
+		h.Set("Retry-After", retryAfterKeys)
 	}
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")
@@ -97,7 +105,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	b = append(b, `,"detail":`...)
 	b = appendString(b, sentence(p.detail))
 	b = append(b, `,"instance":`...)
-	b = appendString(b, strings.ToValidUTF8(r.URL.EscapedPath(), "�"))
+	b = appendString(b, instance(r))
 	if p.kind == validationFailed || p.pointer != "" {
 		b = append(b, `,"errors":[{"pointer":`...)
 		b = appendString(b, p.pointer)
@@ -109,6 +117,12 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	h.Set("Content-Length", strconv.Itoa(len(b)))
 	w.WriteHeader(p.kind.status)
 	w.Write(b) // the client may be gone; there is nobody to tell
+}
+
+// instance names the request by its path, of which it shows up to 256 bytes.
+func instance(r *http.Request) string {
+	path := strings.ToValidUTF8(r.URL.EscapedPath(), "�")
+	return strings.ToValidUTF8(path[:min(len(path), 256)], "")
 }
 
 // sentence makes a detail a sentence.

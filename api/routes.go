@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
 
 	"cartd/cart"
 )
@@ -49,12 +50,16 @@ func New(o Options) http.Handler {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	mux := chi.NewRouter()
-	mux.Use(requestID, s.recoverer)
+	mux.Use(requestID, s.recoverer, middleware.GetHead)
 	mux.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, &problem{kind: notFound, detail: "there is no such path"})
 	})
 	mux.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		allow := allowed(mux, r.URL.EscapedPath())
+		if allow == "" { // a method that no path has, on no path
+			s.fail(w, r, &problem{kind: notFound, detail: "there is no such path"})
+			return
+		}
 		s.fail(w, r, &problem{
 			kind:   methodNotAllowed,
 			detail: "the path takes " + allow,
@@ -73,8 +78,11 @@ func New(o Options) http.Handler {
 func allowed(mux *chi.Mux, path string) string {
 	var methods []string
 	for _, method := range []string{"DELETE", "GET", "PATCH", "POST", "PUT"} {
-		if mux.Match(chi.NewRouteContext(), method, path) {
-			methods = append(methods, method)
+		if !mux.Match(chi.NewRouteContext(), method, path) {
+			continue
+		}
+		if methods = append(methods, method); method == http.MethodGet {
+			methods = append(methods, http.MethodHead)
 		}
 	}
 	return strings.Join(methods, ", ")

@@ -85,6 +85,7 @@ func (c Decrement) check(limits Limits) error {
 }
 
 func (c Remove) check(Limits) error { return c.Line.check() }
+func (note) check(Limits) error     { return nil }
 func (c Clear) check(Limits) error  { return nil }
 
 func (c Describe) check(Limits) error {
@@ -207,7 +208,38 @@ func (e *edit) checkLine(before *State, key string) error {
 		return &Error{Reason: TooManyLines, Detail: "more than " + strconv.Itoa(linesEver*e.limits.Lines) +
 			" different lines have been in the cart"}
 	}
-	return checkMetadataOf(was.Registers, l.Registers)
+	if err := checkMetadataOf(was.Registers, l.Registers); err != nil {
+		return err
+	}
+	return e.checkText(before)
+}
+
+// checkText refuses the step from before to the present state if it made the texts of the cart, those of
+// removed lines included, outgrow their limit: they are in each answer, each snapshot and in memory.
+func (e *edit) checkText(before *State) error {
+	limit := max(minText, textPerLine*e.limits.Lines)
+	if n := textOf(e.state); n > limit && n > textOf(before) {
+		return &Error{Reason: TooMuchText, Detail: "the texts of the cart would take " + strconv.Itoa(n) + " bytes, at most " +
+			strconv.Itoa(limit) + " are allowed"}
+	}
+	return nil
+}
+
+// textOf returns how many bytes the SKUs, options and registers of a cart have.
+func textOf(s *State) int {
+	n := textOfRegisters(s.Registers)
+	for _, l := range s.Lines {
+		n += len(l.Key) + textOfRegisters(l.Registers)
+	}
+	return n
+}
+
+func textOfRegisters(registers crdt.Registers) int {
+	n := 0
+	for i := range registers {
+		n += len(registers[i].Name) + len(registers[i].Value)
+	}
+	return n
 }
 
 // checkMetadataOf refuses registers that have more metadata than is allowed and than they had before.

@@ -98,6 +98,9 @@ type Update struct {
 	Metadata    MetadataPatch
 }
 
+// note does nothing but to record the operation id that it comes under.
+type note struct{}
+
 // edit is the application of one request to a cart: a state that evolves command by command.
 type edit struct {
 	event  crdt.Event // of the command that is being applied
@@ -109,18 +112,26 @@ type edit struct {
 // apply applies a command under an event.
 func (e *edit) apply(event crdt.Event, c Command) error {
 	e.event = event
-	line := c.about()
-	key := line.key(e.state)
-	present := key != "" && quantityOf(e.state, key) > 0
-	if line.Required && !present {
+	about := c.about()
+	key, line := about.find(e.state)
+	present := line != nil && e.state.Quantity(line) > 0
+	if about.Required && !present {
 		return errLineNotFound
+	}
+	if event.Operation != (OperationID{}) && len(e.state.Operations) >= maxRecords {
+		return &Error{
+			Reason: TooManyOperations,
+			Detail: "the cart remembers " + strconv.Itoa(maxRecords) + " keys of requests and operations, for 48 hours at least",
+		}
 	}
 	delta, err := c.apply(e, key, present)
 	if err != nil || delta == nil {
 		return err
 	}
 	delta.Lifetime.Expires = crdt.TimestampAt(event.At.Time().Add(TimeToLive))
-	event.Forget(e.state, delta, crdt.TimestampAt(event.At.Time().Add(-RetryWindow)))
+	if e.delta == nil { // once a request
+		event.Forget(e.state, delta, crdt.TimestampAt(event.At.Time().Add(-RetryWindow)))
+	}
 	before := e.state
 	if e.state, err = before.Apply(delta); err != nil {
 		panic(err) // an author has what its own event needs
@@ -134,28 +145,31 @@ func (e *edit) apply(event crdt.Event, c Command) error {
 	case Add, Set, Decrement, Describe:
 		return e.checkLine(before, key)
 	case Update:
-		return checkMetadataOf(before.Registers, e.state.Registers)
+		if err := checkMetadataOf(before.Registers, e.state.Registers); err != nil {
+			return err
+		}
+		return e.checkText(before)
 	case PutCode:
 		return e.checkCodes(before)
 	}
 	return nil
 }
 
-// key returns the key of the line that r names, "" where r names none or its id is of no line that
-// ever was in the cart.
-func (r LineRef) key(s *State) string {
-	if r.SKU != "" {
-		return lineKey(r.SKU, r.Options)
-	}
-	if r.ID == (LineID{}) {
-		return ""
-	}
-	for _, l := range s.Lines {
-		if lineIDOf(l.Key) == r.ID {
-			return l.Key
+// find returns the key of the line that r names, and the line, or nil where it never was in the cart.
+// Then the key is that of the product, or "" where r has none.
+func (r LineRef) find(s *State) (key string, line *crdt.Line) {
+	switch {
+	case r.SKU != "":
+		key = lineKey(r.SKU, r.Options)
+		return key, s.Line(key)
+	case r.ID != (LineID{}):
+		for _, l := range s.Lines {
+			if lineIDOf(l.Key) == r.ID {
+				return l.Key, l
+			}
 		}
 	}
-	return ""
+	return "", nil
 }
 
 var errLineNotFound = &Error{Reason: LineNotFound, Detail: "there is no such line in the cart"}
@@ -169,6 +183,12 @@ func (c Describe) about() LineRef   { return c.Line }
 func (c PutCode) about() LineRef    { return LineRef{} }
 func (c RemoveCode) about() LineRef { return LineRef{} }
 func (c Update) about() LineRef     { return LineRef{} }
+
+func (note) about() LineRef { return LineRef{} }
+
+func (note) apply(e *edit, _ string, _ bool) (*crdt.Delta, error) {
+	return e.event.Touch(e.state), nil
+}
 
 func (c Add) apply(e *edit, key string, _ bool) (*crdt.Delta, error) {
 	if key == "" {
@@ -299,7 +319,10 @@ func (p MetadataPatch) write(registers crdt.Registers, write func(name string, v
 		}
 	}
 	for _, m := range p.Edits {
-		write(prefixMetadata+m.Name, m.Value)
+		name := prefixMetadata + m.Name
+		if _, ok := registers.Get(name); ok || m.Value != nil { // what is not there needs no deletion
+			write(name, m.Value)
+		}
 	}
 }
 

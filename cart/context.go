@@ -19,13 +19,15 @@ type Context struct {
 
 const (
 	contextVersion = 1
-	// maxContext bounds the text form, in bytes: more than 300 residences that wrote.
-	maxContext = 8 << 10
+	// maxContext bounds the text form, in bytes: about 1,600 residences that wrote. A server of HTTP
+	// takes no larger header, nor, by default, do the proxies in front of it take one of a half.
+	maxContext = 24 << 10
 )
 
 var errContext = &Error{Reason: MalformedContext, Detail: "Cart-Context is not one that this cart was shown with"}
 
-// AppendContext appends the text form of the context of a client that was shown v.
+// AppendContext appends the text form of the context of a client that was shown v, and nothing where it
+// would be larger than can be sent back: such a client goes on without.
 func (v *View) AppendContext(b []byte) []byte {
 	raw := make([]byte, 0, 128)
 	raw = append(raw, contextVersion)
@@ -36,6 +38,9 @@ func (v *View) AppendContext(b []byte) []byte {
 	}
 	raw = binary.LittleEndian.AppendUint64(raw, v.shown())
 	raw = binary.LittleEndian.AppendUint32(raw, bind(v.ID, raw))
+	if base64.RawURLEncoding.EncodedLen(len(raw)) > maxContext {
+		return b
+	}
 	return base64.RawURLEncoding.AppendEncode(b, raw)
 }
 

@@ -35,6 +35,11 @@ const (
 	// still be removed on its own by who saw no more than it, so they cannot be summed up; setting
 	// the line's quantity replaces them.
 	maxEntries = 10_000
+	// maxRecords is how many operation ids a cart remembers: each command looks at them.
+	maxRecords = 5000
+	// The texts of a cart have textPerLine bytes for each line that it may have, and minText at least.
+	textPerLine = 1 << 10
+	minText     = 256 << 10
 	// metadataEver is how many keys of metadata may ever have been written, deleted ones included.
 	metadataEver = 4 * MaxMetadata
 )

@@ -34,22 +34,28 @@ func fingerprint(steps ...Step) uint32 {
 	return uint32(xxhash.Sum64(b))
 }
 
-// operationIDs returns the id of each step: from its own key, else from the request's, else none.
-func (r *Request) operationIDs() []OperationID {
-	ids := make([]OperationID, len(r.Steps))
+// operationIDs returns the id of each step: from its own key, else from the request's, else none. The
+// request's key is recorded with the first step; where that has a key of its own, mark is the id of an
+// event that does nothing else.
+func (r *Request) operationIDs() (mark OperationID, ids []OperationID) {
+	ids = make([]OperationID, len(r.Steps))
 	var whole uint32
 	if r.Key != "" {
 		whole = fingerprint(r.Steps...)
 	}
+	ofRequest := func(i int) OperationID { return operationID(r.Cart, "request\x00"+r.Key, i, whole) }
 	for i, s := range r.Steps {
 		switch {
 		case s.Key != "":
 			ids[i] = operationID(r.Cart, "step\x00"+s.Key, 0, fingerprint(s))
+			if i == 0 && r.Key != "" {
+				mark = ofRequest(0)
+			}
 		case r.Key != "":
-			ids[i] = operationID(r.Cart, "request\x00"+r.Key, i, whole)
+			ids[i] = ofRequest(i)
 		}
 	}
-	return ids
+	return mark, ids
 }
 
 // The append methods of commands write fields in this form: text with its length, numbers as
@@ -87,6 +93,7 @@ func (c Decrement) append(b []byte) []byte {
 }
 
 func (c Remove) append(b []byte) []byte     { return c.Line.append(append(b, 'r')) }
+func (note) append(b []byte) []byte         { return append(b, 'n') }
 func (c Clear) append(b []byte) []byte      { return append(b, 'c') }
 func (c PutCode) append(b []byte) []byte    { return appendText(append(b, 'p'), c.Code) }
 func (c RemoveCode) append(b []byte) []byte { return appendText(append(b, 'q'), c.Code) }

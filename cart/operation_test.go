@@ -23,12 +23,12 @@ func TestOperationIDs(t *testing.T) {
 		t.Error("the ids of one key have different prefixes")
 	}
 	// The keys of steps and requests are apart.
-	steps := (&Request{Cart: cart, Steps: []Step{{Command: Clear{}, Key: "k"}}}).operationIDs()
-	request := (&Request{Cart: cart, Key: "k", Steps: []Step{{Command: Clear{}}}}).operationIDs()
+	_, steps := (&Request{Cart: cart, Steps: []Step{{Command: Clear{}, Key: "k"}}}).operationIDs()
+	_, request := (&Request{Cart: cart, Key: "k", Steps: []Step{{Command: Clear{}}}}).operationIDs()
 	if steps[0] == request[0] || [operationPrefix]byte(steps[0][:]) == [operationPrefix]byte(request[0][:]) {
 		t.Error("a step's key is a request's")
 	}
-	if (&Request{Cart: cart, Steps: []Step{{Command: Clear{}}}}).operationIDs()[0] != (OperationID{}) {
+	if mark, ids := (&Request{Cart: cart, Steps: []Step{{Command: Clear{}}}}).operationIDs(); ids[0] != (OperationID{}) || mark != ids[0] {
 		t.Error("an id without a key")
 	}
 }

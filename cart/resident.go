@@ -3,6 +3,7 @@ package cart
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"cartd/crdt"
@@ -21,21 +22,24 @@ type resident struct {
 	latest, durable *State
 	packed          []byte // the encoding of a cart that is not in use
 
-	unsafe      []*change     // the changes between durable and latest, oldest first
-	uncommitted int           // changes that the store does not have yet; above 0 the cart is dirty
-	moved       chan struct{} // closed when latest or durable moves; nil where nobody waits
-	waiting     int           // requests that wait in await: the cart is in use
-	gone        bool          // evicted: look the cart up again
-	used        int64         // when it was last used, in ticks of the janitor
-	size        int64         // estimate of its memory, in bytes
+	authored    bool            // somebody is about to make the next state: nobody else may
+	authors     []chan struct{} // closed, in this order, when it is the turn of who waits for it
+	unsafe      []*change       // the changes between durable and latest, oldest first
+	uncommitted int             // changes that the store does not have yet; above 0 the cart is dirty
+	moved       chan struct{}   // closed when latest or durable moves; nil where nobody waits
+	waiting     int             // requests that wait in await: the cart is in use
+	gone        bool            // evicted: look the cart up again
+	used        int64           // when it was last used, in ticks of the janitor
+	size        int64           // estimate of its memory, in bytes
 }
 
 // change is a Change on its way to being safe.
 type change struct {
 	Change
 	resident *resident
-	safe     bool          // guarded by resident.mu
-	done     chan struct{} // closed when this change and all before it are safe
+	safe     bool            // guarded by resident.mu
+	done     chan struct{}   // closed when this change and all before it are safe
+	stalled  <-chan struct{} // closed when the store has no room for it, or failed
 }
 
 // push appends a change to the residence's sequence. r.mu is held.
@@ -113,9 +117,60 @@ func (r *resident) await(ctx context.Context, giveUp <-chan struct{}, ready func
 	return true
 }
 
-// clean reports whether the cart is durable as it is and nobody waits for it. r.mu is held.
+// maxAuthors bounds how many requests wait for their turn at one cart.
+const maxAuthors = 256
+
+// inTurn calls author when nobody else makes the next state of the residence, or returns an error
+// when that is not before ctx is done. r.mu is held on the way in and out and when author is called,
+// which may let it go: what commits and reads the cart does not wait for its author.
+func (r *resident) inTurn(ctx context.Context, author func() error) error {
+	if err := r.takeTurn(ctx); err != nil {
+		return err
+	}
+	defer r.passTurn()
+	return author()
+}
+
+func (r *resident) takeTurn(ctx context.Context) error {
+	if !r.authored {
+		r.authored = true
+		return nil
+	}
+	if len(r.authors) == maxAuthors {
+		return errBusy
+	}
+	turn := make(chan struct{})
+	r.authors = append(r.authors, turn)
+	r.mu.Unlock()
+	select {
+	case <-turn:
+		r.mu.Lock()
+		return nil
+	case <-ctx.Done():
+	}
+	r.mu.Lock()
+	if i := slices.Index(r.authors, turn); i >= 0 {
+		r.authors = slices.Delete(r.authors, i, i+1)
+	} else {
+		r.passTurn() // it came at the same time
+	}
+	return errBusy
+}
+
+func (r *resident) passTurn() {
+	if len(r.authors) == 0 {
+		r.authored = false
+		return
+	}
+	close(r.authors[0])
+	r.authors = slices.Delete(r.authors, 0, 1)
+}
+
+var errBusy = &Error{Reason: NotDurable, Detail: "more is asked of the cart than the node keeps up with: nothing was changed"}
+
+// clean reports whether the cart is durable as it is and nobody is at it. r.mu is held.
 func (r *resident) clean() bool {
-	return r.uncommitted == 0 && len(r.unsafe) == 0 && r.waiting == 0
+	return r.uncommitted == 0 && len(r.unsafe) == 0 && r.waiting == 0 && !r.authored
 }
 
 // pack exchanges the states of a clean cart for their encoding. r.mu is held.
@@ -166,11 +221,7 @@ func (r *resident) measure() int64 {
 }
 
 func sizeOfRegisters(registers crdt.Registers) int {
-	size := sizeRegister * len(registers)
-	for i := range registers {
-		size += len(registers[i].Name) + len(registers[i].Value)
-	}
-	return size
+	return sizeRegister*len(registers) + textOfRegisters(registers)
 }
 
 // shard is a part of the resident carts. Who holds its lock only tries for that of a resident;

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -172,6 +173,9 @@ type StepResult struct {
 // Execute applies a request and returns once what it did is durable, or was refused. After an
 // Error of reason NotDurable it may have been applied: the retry under the same key counts once.
 func (s *Service) Execute(ctx context.Context, q *Request) (Result, error) {
+	if len(q.Steps) > MaxOperations {
+		return Result{}, invalid("", "%d operations, at most %d are allowed", len(q.Steps), MaxOperations)
+	}
 	if err := s.check(q.Steps); err != nil {
 		return Result{}, err
 	}
@@ -189,29 +193,49 @@ func (s *Service) Execute(ctx context.Context, q *Request) (Result, error) {
 	if r.latest.Erased { // while it waited
 		return Result{}, s.admitsWrite(ctx, r, q.Access)
 	}
-	e := &edit{state: r.latest, limits: s.limits}
-	result, err := s.apply(e, r, q)
-	if err != nil || e.delta == nil {
-		// A refusal or a replay tells of what it observed, so that has to be durable first.
-		switch {
-		case !s.awaitDurable(ctx, r):
-			return Result{}, errNotDurable
-		case err != nil:
-			return Result{}, err
-		case r.durable.Erased:
-			return Result{}, ErrNotFound
+	var result Result
+	var ch *change
+	err = r.inTurn(ctx, func() error {
+		e := &edit{state: r.latest, limits: s.limits}
+		if e.state.Erased {
+			return ErrNotFound
 		}
-		result.State = r.durable
+		var err error
+		if result, err = s.author(ctx, e, r, q); err != nil || e.delta == nil {
+			return err
+		}
+		if err := s.writable(); err != nil {
+			return err
+		}
+		result.State = e.state
+		ch = s.push(r, Change{ID: q.Cart, Delta: e.delta, State: e.state})
+		return nil
+	})
+	switch {
+	case errors.Is(err, &Error{Reason: NotDurable}):
+		return Result{}, err
+	case ch != nil:
+		if err := s.awaitSafe(ctx, r, ch); err != nil {
+			return Result{}, err
+		}
 		return result, nil
-	}
-	if err := s.writable(); err != nil {
+	// A refusal or a replay tells of what it observed, so that has to be durable first.
+	case !s.awaitDurable(ctx, r):
+		return Result{}, errNotDurable
+	case err != nil:
 		return Result{}, err
+	case r.durable.Erased:
+		return Result{}, ErrNotFound
 	}
-	result.State = e.state
-	if err := s.commit(ctx, r, Change{ID: q.Cart, Delta: e.delta, State: e.state}); err != nil {
-		return Result{}, err
-	}
+	result.State = r.durable
 	return result, nil
+}
+
+// author applies a request in its turn. r.mu is held on the way in and out, but not meanwhile.
+func (s *Service) author(ctx context.Context, e *edit, r *resident, q *Request) (Result, error) {
+	r.mu.Unlock()
+	defer r.mu.Lock()
+	return s.apply(ctx, e, r, q)
 }
 
 var errPrecondition = &Error{Reason: PreconditionFailed, Detail: "the cart has changed since"}
@@ -227,22 +251,27 @@ func (s *Service) writable() error {
 	return nil
 }
 
-// commit makes a change the latest of a residence and waits until it is durable. r.mu is held on
-// the way in and out, but not while it waits.
-func (s *Service) commit(ctx context.Context, r *resident, c Change) error {
+// push makes a change the latest of a residence and sends it on its way. r.mu is held.
+func (s *Service) push(r *resident, c Change) *change {
 	ch := &change{Change: c, resident: r, done: make(chan struct{})}
 	r.push(ch)
 	s.resized(r)
-	stalled := s.committer.enqueue(ch)
+	ch.stalled = s.committer.enqueue(ch)
+	return ch
+}
+
+// awaitSafe waits until a change that was pushed is durable. r.mu is held on the way in and out, but
+// not while it waits.
+func (s *Service) awaitSafe(ctx context.Context, r *resident, ch *change) error {
 	r.mu.Unlock()
 	defer r.mu.Lock()
 	if s.replicator != nil {
-		s.replicator.Replicate(c, func() { r.acknowledged(ch) })
+		s.replicator.Replicate(ch.Change, func() { r.acknowledged(ch) })
 	}
 	select {
 	case <-ch.done:
 		return nil
-	case <-stalled:
+	case <-ch.stalled:
 	case <-ctx.Done():
 	}
 	select {
@@ -262,9 +291,6 @@ func (s *Service) awaitDurable(ctx context.Context, r *resident) bool {
 }
 
 func (s *Service) check(steps []Step) error {
-	if len(steps) > MaxOperations {
-		return invalid("", "%d operations, at most %d are allowed", len(steps), MaxOperations)
-	}
 	for i, step := range steps {
 		if err := step.Command.check(s.limits); err != nil {
 			return inStep(err, i)
@@ -325,34 +351,38 @@ func (s *Service) awaitContext(ctx context.Context, r *resident, c *Context, at 
 	return nil
 }
 
+// executed returns the records of earlier executions of an operation. It refuses an id that differs
+// only in what the command was from a known one, or from one of those before it in the request.
+func executed(state *State, id OperationID, before []OperationID) (crdt.Operations, error) {
+	known := state.Operations.Of(id)
+	another := func(earlier OperationID) bool {
+		return earlier != id && bytes.Equal(earlier[:operationPrefix], id[:operationPrefix])
+	}
+	if len(known) == 0 && (len(state.Operations.WithPrefix(id[:operationPrefix])) > 0 || slices.ContainsFunc(before, another)) {
+		return nil, &Error{Reason: OperationReused, Detail: "the key was used for another request"}
+	}
+	return known, nil
+}
+
 // replays returns, for each step of a request, the records of its earlier executions, and whether
 // all steps have some.
 func replays(state *State, ids []OperationID) (known []crdt.Operations, all bool, err error) {
 	known = make([]crdt.Operations, len(ids))
 	all = len(ids) > 0
 	for i, id := range ids {
-		if id == (OperationID{}) {
-			all = false
-			continue
+		if id != (OperationID{}) {
+			if known[i], err = executed(state, id, ids[:i]); err != nil {
+				return nil, false, inStep(err, i)
+			}
 		}
-		known[i] = state.Operations.Of(id)
-		if len(known[i]) > 0 {
-			continue
-		}
-		all = false
-		another := func(earlier OperationID) bool {
-			return earlier != id && bytes.Equal(earlier[:operationPrefix], id[:operationPrefix])
-		}
-		if len(state.Operations.WithPrefix(id[:operationPrefix])) > 0 || slices.ContainsFunc(ids[:i], another) {
-			return nil, false, inStep(&Error{Reason: OperationReused, Detail: "the key was used for another request"}, i)
-		}
+		all = all && len(known[i]) > 0
 	}
 	return known, all, nil
 }
 
 // apply applies the steps of a request that were not executed before.
-func (s *Service) apply(e *edit, r *resident, q *Request) (Result, error) {
-	ids := q.operationIDs()
+func (s *Service) apply(ctx context.Context, e *edit, r *resident, q *Request) (Result, error) {
+	mark, ids := q.operationIDs()
 	known, all, err := replays(e.state, ids)
 	if err != nil {
 		return Result{}, err
@@ -365,7 +395,24 @@ func (s *Service) apply(e *edit, r *resident, q *Request) (Result, error) {
 	if q.Context != nil {
 		event.Context, event.Narrowed = q.Context.vv, true
 	}
+	execute := func(c Command, id OperationID) error {
+		event.At, event.Operation = e.state.Lifetime.Updated.Next(s.now()), id
+		event.Also = event.Also.With(e.state.VV.Next(r.replica))
+		return e.apply(event, c)
+	}
+	if mark != (OperationID{}) {
+		if marked, err := executed(e.state, mark, nil); err != nil {
+			return Result{}, inStep(err, 0)
+		} else if len(marked) == 0 {
+			if err := execute(note{}, mark); err != nil {
+				return Result{}, inStep(err, 0)
+			}
+		}
+	}
 	for i, step := range q.Steps {
+		if ctx.Err() != nil {
+			return Result{}, errBusy
+		}
 		at := &result.Steps[i]
 		repeated := ids[i] != (OperationID{}) && slices.Contains(ids[:i], ids[i])
 		if repeated || len(known[i]) > 0 {
@@ -373,15 +420,14 @@ func (s *Service) apply(e *edit, r *resident, q *Request) (Result, error) {
 			for _, o := range known[i] {
 				event.Also = event.Also.With(o.Dot)
 			}
-		} else {
-			event.At, event.Operation = e.state.Lifetime.Updated.Next(s.now()), ids[i]
-			event.Also = event.Also.With(e.state.VV.Next(r.replica))
-			if err := e.apply(event, step.Command); err != nil {
-				return Result{}, inStep(err, i)
-			}
+		} else if err := execute(step.Command, ids[i]); err != nil {
+			return Result{}, inStep(err, i)
 		}
-		if key := step.Command.about().key(e.state); key != "" {
-			at.Line, at.Quantity = lineIDOf(key), quantityOf(e.state, key)
+		if key, line := step.Command.about().find(e.state); key != "" {
+			at.Line = lineIDOf(key)
+			if line != nil {
+				at.Quantity = e.state.Quantity(line)
+			}
 		}
 	}
 	return result, nil
@@ -416,6 +462,9 @@ func (s *Service) Create(ctx context.Context, currency string, steps []Step) (ID
 	if err := checkCurrency("/currency", currency); err != nil {
 		return fail(err)
 	}
+	if len(steps) > s.limits.Lines {
+		return fail(&Error{Reason: TooManyLines, Detail: fmt.Sprintf("the cart would have %d lines, at most %d are allowed", len(steps), s.limits.Lines)})
+	}
 	if err := s.check(steps); err != nil {
 		return fail(err)
 	}
@@ -425,7 +474,7 @@ func (s *Service) Create(ctx context.Context, currency string, steps []Step) (ID
 	id, token := NewID(), NewToken()
 	r := &resident{id: id, latest: new(State), replica: newReplicaID()}
 	e := s.create(r, currency, token)
-	result, err := s.apply(e, r, &Request{Cart: id, Steps: steps})
+	result, err := s.apply(ctx, e, r, &Request{Cart: id, Steps: steps})
 	if err != nil {
 		return fail(err)
 	}
@@ -434,7 +483,7 @@ func (s *Service) Create(ctx context.Context, currency string, steps []Step) (ID
 	}
 	defer r.mu.Unlock()
 	result.State = e.state
-	if err := s.commit(ctx, r, Change{ID: id, Delta: e.delta, State: e.state}); err != nil {
+	if err := s.awaitSafe(ctx, r, s.push(r, Change{ID: id, Delta: e.delta, State: e.state})); err != nil {
 		return fail(err)
 	}
 	return id, token, result, nil
@@ -469,14 +518,33 @@ func (s *Service) Erase(ctx context.Context, q *Request) error {
 	if err := s.admitsWrite(ctx, r, q.Access); err != nil && !errors.Is(err, &Error{Reason: Expired}) {
 		return err
 	}
-	if q.IfMatch != nil && !slices.Contains(q.IfMatch, Version(r.latest)) {
-		return errPrecondition
-	}
-	if err := s.writable(); err != nil {
+	if err := s.awaitContext(ctx, r, q.Context, func() *State { return r.latest }); err != nil {
 		return err
 	}
-	erased := &State{Erased: true}
-	return s.commit(ctx, r, Change{ID: q.Cart, Delta: &crdt.Delta{State: *erased}, State: erased})
+	var ch *change
+	err = r.inTurn(ctx, func() error {
+		if r.latest.Erased {
+			return ErrNotFound
+		}
+		if q.IfMatch != nil && !slices.Contains(q.IfMatch, Version(r.latest)) {
+			return errPrecondition
+		}
+		if err := s.writable(); err != nil {
+			return err
+		}
+		erased := &State{Erased: true}
+		ch = s.push(r, Change{ID: q.Cart, Delta: &crdt.Delta{State: *erased}, State: erased})
+		return nil
+	})
+	switch {
+	case errors.Is(err, &Error{Reason: NotDurable}):
+		return err
+	case ch != nil:
+		return s.awaitSafe(ctx, r, ch)
+	case !s.awaitDurable(ctx, r): // what the refusal tells of
+		return errNotDurable
+	}
+	return err
 }
 
 // janitor packs carts that are not in use and purges those that expired long ago.

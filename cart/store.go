@@ -16,9 +16,12 @@ type Store interface {
 	Load(ctx context.Context, id ID) (*crdt.State, error)
 
 	// Commit returns nil once all changes survive a crash of the process and of the machine. It
-	// joins: what is stored of a cart and is not in a change stays. An error that wraps ErrNoRoom
-	// says that nothing was written and that the same changes may be committed again. After any
-	// other error it is unknown what is on disk, and the process must not acknowledge again.
+	// joins: what is stored of a cart and is not in a change stays. What a delta needs was committed
+	// before, or comes earlier in changes.
+	//
+	// An error that wraps ErrNoRoom, or that of a context which was done before, says that nothing
+	// was written and that the same changes may be committed again. After any other error it is
+	// unknown what is on disk, and the process must not acknowledge again.
 	Commit(ctx context.Context, changes []Change) error
 
 	// Purge deletes the carts that expired before the given time and returns how many. Erased
@@ -29,7 +32,8 @@ type Store interface {
 	Close() error
 }
 
-// Change is one step in the life of a cart: the delta, and the state that it led to.
+// Change is one step in the life of a cart: the delta, and the state that it led to, or nil where its
+// author does not hold the whole cart.
 type Change struct {
 	ID    ID
 	Delta *crdt.Delta

@@ -80,6 +80,13 @@ func (v *View) Read(id ID, s *State, limits Limits) {
 	}
 }
 
+// Reset lets go of the cart that v was filled with.
+func (v *View) Reset() {
+	clear(v.Lines)
+	clear(v.Codes)
+	*v = View{Lines: v.Lines[:0], Codes: v.Codes[:0], Warnings: v.Warnings[:0]}
+}
+
 // multiply returns a·b of factors that are not negative, and whether it fits.
 func multiply(a, b int64) (int64, bool) {
 	high, low := bits.Mul64(uint64(a), uint64(b))

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,11 +38,12 @@ func (c *config) flags(f *pflag.FlagSet) {
 
 // check refuses settings that are out of range or contradict each other.
 func (c *config) check() error {
+	for _, l := range [...]struct{ flag, address string }{{"--listen", c.listen}, {"--admin-listen", c.adminListen}} {
+		if _, err := net.ResolveTCPAddr("tcp", l.address); err != nil || l.address == "" {
+			return fmt.Errorf("%s is %q, not an address like 127.0.0.1:8080", l.flag, l.address)
+		}
+	}
 	switch {
-	case c.listen == "":
-		return errors.New("--listen must not be empty")
-	case c.adminListen == "":
-		return errors.New("--admin-listen must not be empty")
 	case c.listen == c.adminListen && !strings.HasSuffix(c.listen, ":0"):
 		return fmt.Errorf("--listen and --admin-listen are both %s", c.listen)
 	case c.dataDir == "":

@@ -19,8 +19,8 @@ import (
 // Bounds on connections. Slow clients lose theirs.
 const (
 	readHeaderTimeout = 5 * time.Second
-	readTimeout       = 30 * time.Second
-	writeTimeout      = 30 * time.Second
+	readTimeout       = 10 * time.Second // headers and the 64 KiB of a body
+	writeTimeout      = 30 * time.Second // since the headers were read: a body that is too slow gets its answer
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 32 << 10
 	// stopTimeout bounds how long a stop waits for requests in flight, and then for the store.
@@ -83,7 +83,9 @@ func (n *node) serve(l net.Listener, h http.Handler) *http.Server {
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
+
+		DisableGeneralOptionsHandler: true, // "OPTIONS *" is a path that there is not
+		ErrorLog:                     slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
 	}
 	done := make(chan struct{})
 	go func() {

@@ -1,0 +1,165 @@
+package cart
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"cartd/crdt"
+)
+
+// The key of a request is recorded even where its steps have keys of their own.
+func TestRequestKeyBesideStepKeys(t *testing.T) {
+	c := create(t, start(t, Options{}))
+	own := func(sku, key string) Step { return Step{Command: addN(sku, 1), Key: key} }
+	mixed := Request{Key: "K", Steps: []Step{own("A", "a"), {Command: addN("B", 1)}}}
+	c.request(mixed)
+	for name, q := range map[string]Request{
+		"another body":                 {Key: "K", Steps: stepsOf([]Command{addN("B", 1)})},
+		"another body with step keys":  {Key: "K", Steps: []Step{own("Z", "z")}},
+		"the same step key and a step": {Key: "K", Steps: []Step{own("A", "a"), {Command: addN("C", 1)}}},
+	} {
+		_, err := c.try(q)
+		if err == nil {
+			t.Errorf("%s was executed", name)
+			continue
+		}
+		wantReason(t, err, OperationReused)
+	}
+	if r := c.request(mixed); !r.Replayed {
+		t.Error("the retry is not a replay")
+	}
+	c.want("A=1 B=1")
+
+	// And the other way round.
+	c.keyed("L", addN("D", 1))
+	_, err := c.try(Request{Key: "L", Steps: []Step{own("E", "e")}})
+	wantReason(t, err, OperationReused)
+	c.want("A=1 B=1 D=1")
+}
+
+// A new cart takes as many lines as a cart may have.
+func TestCreateLines(t *testing.T) {
+	s := start(t, Options{Limits: Limits{Lines: 300, Quantity: 9}})
+	steps := make([]Step, 301)
+	for i := range steps {
+		steps[i].Command = addN(fmt.Sprintf("SKU-%d", i), 1)
+	}
+	if _, _, _, err := s.Create(t.Context(), "EUR", steps); err == nil {
+		t.Error("301 lines of 300 were taken")
+	} else {
+		wantReason(t, err, TooManyLines)
+	}
+	_, _, r, err := s.Create(t.Context(), "EUR", steps[:300])
+	if err != nil || countLines(r.State) != 300 {
+		t.Errorf("%v, %d lines", err, countLines(r.State))
+	}
+}
+
+// Erasing waits for what the client has seen, and refuses a version that has passed.
+func TestEraseConditions(t *testing.T) {
+	s := start(t, Options{})
+	c := create(t, s)
+	a := author{t, 99, time.Now()}
+	ahead := c.contextOf(a.apply(c.read(), addN("A", 1)))
+	err := s.Erase(t.Context(), &Request{Cart: c.id, Access: c.access(), Context: ahead})
+	wantReason(t, err, ContextUnavailable)
+	was := Version(c.read())
+	c.do(addN("A", 1))
+	err = s.Erase(t.Context(), &Request{Cart: c.id, Access: c.access(), IfMatch: []uint64{was}})
+	wantReason(t, err, PreconditionFailed)
+	c.want("A=1")
+}
+
+// Every context that is given out can be sent back; a vector beyond that gives none.
+func TestLargeContexts(t *testing.T) {
+	s := author{t, 1, time.Now()}.create(NewToken())
+	var v View
+	for replicas := 1; replicas < 3000; replicas += 250 {
+		many := *s
+		many.VV = nil
+		for i := range replicas {
+			many.VV = append(many.VV, crdt.Dot{Replica: crdt.ReplicaID(1<<60 + i), Seq: 300})
+		}
+		id := NewID()
+		v.Read(id, &many, DefaultLimits)
+		text := string(v.AppendContext(nil))
+		if text == "" {
+			if replicas < 1500 {
+				t.Errorf("no context of %d replicas", replicas)
+			}
+			continue
+		}
+		if c, err := ParseContext(id, text); err != nil || !c.seenBy(&many) {
+			t.Errorf("%d replicas: %v", replicas, err)
+		}
+	}
+}
+
+// A cart remembers so many keys and no more; commands without one go on.
+func TestRecordLimit(t *testing.T) {
+	clock := newClock()
+	s := start(t, Options{Now: clock.Now})
+	c := create(t, s, addN("A", 1))
+	for i := range maxRecords / MaxOperations {
+		steps := make([]Step, MaxOperations)
+		for k := range steps {
+			steps[k] = Step{Command: remove("X"), Key: fmt.Sprint(i, "-", k)}
+		}
+		c.request(Request{Steps: steps})
+	}
+	_, err := c.try(Request{Key: "one more", Steps: stepsOf([]Command{addN("A", 1)})})
+	wantReason(t, err, TooManyOperations)
+	c.do(addN("A", 1))
+	if r := c.request(Request{Steps: []Step{{Command: remove("X"), Key: "0-0"}}}); !r.Replayed {
+		t.Error("a key that is remembered is no replay")
+	}
+	clock.advance(RetryWindow + time.Hour)
+	c.do(addN("A", 1)) // the event that forgets
+	c.keyed("one more", addN("A", 1))
+	c.want("A=4")
+}
+
+// The texts of a cart are bounded as a whole, and what makes them shorter is taken.
+func TestTextLimit(t *testing.T) {
+	c := create(t, start(t, Options{Limits: Limits{Lines: 10, Quantity: 9}}))
+	value := strings.Repeat("v", MaxMetadataValue)
+	fill := func(sku string) Command {
+		var p MetadataPatch
+		for i := range MaxMetadata {
+			p.Edits = append(p.Edits, MetadataEdit{fmt.Sprint(i), &value})
+		}
+		return Add{Line: bySKU(sku), Quantity: 1, Details: Details{Metadata: p}}
+	}
+	full := 0
+	for ; ; full++ {
+		if _, err := c.try(Request{Steps: stepsOf([]Command{fill(fmt.Sprint(full)), remove(fmt.Sprint(full))})}); err != nil {
+			wantReason(t, err, TooMuchText)
+			break
+		}
+	}
+	if n := textOf(c.read()); n > minText || n < minText-MaxMetadata*(MaxMetadataValue+10) {
+		t.Errorf("%d bytes were taken", n)
+	}
+	note := strings.Repeat("n", MaxNote)
+	p := &note
+	for range 20 { // may fit once, and is then replaced
+		if _, err := c.try(Request{Steps: stepsOf([]Command{Update{Note: &p}})}); err != nil {
+			wantReason(t, err, TooMuchText)
+		}
+	}
+	c.do(Add{Line: bySKU("0"), Quantity: 1, Details: Details{Metadata: MetadataPatch{DropAll: true}}})
+	c.do(Update{Note: &p})
+}
+
+// Deleting metadata that is not there changes nothing.
+func TestDeletionOfAbsentMetadata(t *testing.T) {
+	c := create(t, start(t, Options{}), addN("A", 1))
+	ghost := MetadataPatch{Edits: []MetadataEdit{{Name: "ghost"}}}
+	c.do(Update{Metadata: ghost}, Describe{Line: bySKU("A"), Details: Details{Metadata: ghost}})
+	s := c.read()
+	if len(s.Registers) != 2 || len(s.Line("A").Registers) != 0 {
+		t.Errorf("registers %v and %v", s.Registers, s.Line("A").Registers)
+	}
+}
