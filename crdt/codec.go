@@ -87,12 +87,11 @@ func (w *encoder) nil()            { w.b = appendNil(w.b) }
 
 // index returns the place of r in the version vector, which holds every event that left a trace.
 func (w *encoder) index(r ReplicaID) uint64 {
-	for i := range w.vv {
-		if w.vv[i].Replica == r {
-			return uint64(i)
-		}
+	i, known := w.vv.find(r)
+	if !known {
+		panic(fmt.Sprintf("crdt: replica %#x is not in the version vector", uint64(r)))
 	}
-	panic(fmt.Sprintf("crdt: replica %#x is not in the version vector", uint64(r)))
+	return uint64(i)
 }
 
 func (w *encoder) dot(d Dot) {

@@ -49,6 +49,29 @@ func TestBase(t *testing.T) {
 	}
 }
 
+// TestVV: a version vector is a map, short or long.
+func TestVV(t *testing.T) {
+	for n := range 40 {
+		var v VV
+		for i := n; i > 0; i-- {
+			v = v.With(Dot{ReplicaID(2 * i), uint64(i)})
+		}
+		for i := range 2*n + 2 {
+			r := ReplicaID(i)
+			var want uint64
+			if i%2 == 0 && i <= 2*n {
+				want = uint64(i / 2)
+			}
+			if got := v.Get(r); got != want {
+				t.Fatalf("%v: %d events of %d, want %d", v, got, r, want)
+			}
+			if w := v.With(v.Next(r)); w.Get(r) != want+1 || !w.Descends(v) || v.Descends(w) || !slices.IsSortedFunc(w, Dot.Compare) {
+				t.Fatalf("%v with another event of %d is %v", v, r, w)
+			}
+		}
+	}
+}
+
 // TestWrite: the last write of a register in one event is the one that counts.
 func TestWrite(t *testing.T) {
 	e := Event{Replica: 1, At: 1}

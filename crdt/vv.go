@@ -6,15 +6,27 @@ package crdt
 // Mutual Inconsistency in Distributed Systems"]
 type VV []Dot
 
+// find returns the index of r in v, or where it belongs. A handful of entries is walked, which is
+// shorter than a binary search.
+func (v VV) find(r ReplicaID) (int, bool) {
+	i := 0
+	for end := len(v); end-i > 8; {
+		if mid := int(uint(i+end) >> 1); v[mid].Replica > r {
+			end = mid
+		} else {
+			i = mid
+		}
+	}
+	for i < len(v) && v[i].Replica < r {
+		i++
+	}
+	return i, i < len(v) && v[i].Replica == r
+}
+
 // Get returns the number of events of r that v holds.
 func (v VV) Get(r ReplicaID) uint64 {
-	for i := range v { // a handful of entries: shorter than a binary search
-		if v[i].Replica == r {
-			return v[i].Seq
-		}
-		if v[i].Replica > r {
-			break
-		}
+	if i, ok := v.find(r); ok {
+		return v[i].Seq
 	}
 	return 0
 }
@@ -37,13 +49,9 @@ func (v VV) Next(r ReplicaID) Dot { return Dot{r, v.Get(r) + 1} }
 
 // With returns a copy of v that holds the events of d.Replica up to d, and no others of it.
 func (v VV) With(d Dot) VV {
-	z := make(VV, 0, len(v)+1)
-	i := 0
-	for i < len(v) && v[i].Replica < d.Replica {
-		i++
-	}
-	z = append(append(z, v[:i]...), d)
-	if i < len(v) && v[i].Replica == d.Replica {
+	i, known := v.find(d.Replica)
+	z := append(append(make(VV, 0, len(v)+1), v[:i]...), d)
+	if known {
 		i++
 	}
 	return append(z, v[i:]...)

@@ -154,16 +154,22 @@ type execution struct {
 
 func newDotDelta() *dotDelta {
 	return &dotDelta{
-		map[ReplicaID]uint64{}, map[ReplicaID]uint64{},
-		map[Dot]dotEntry{}, map[Dot]execution{}, map[Dot]bool{},
+		map[ReplicaID]uint64{},
+		map[ReplicaID]uint64{},
+		map[Dot]dotEntry{},
+		map[Dot]execution{},
+		map[Dot]bool{},
 	}
 }
 
 func newAbstract(r rules) func(map[string]ReplicaID) machine {
 	return func(ids map[string]ReplicaID) machine {
 		a := &abstract{
-			r, maps.Clone(ids), map[string]*dotDelta{}, map[string]*dotDelta{},
-			map[string]string{}, map[string]map[ReplicaID]uint64{},
+			r, maps.Clone(ids),
+			map[string]*dotDelta{},
+			map[string]*dotDelta{},
+			map[string]string{},
+			map[string]map[ReplicaID]uint64{},
 		}
 		for name := range ids {
 			a.states[name] = newDotDelta()
@@ -409,8 +415,12 @@ func newValues[L any](
 	ids map[string]ReplicaID, quantity func(L) int64, change func(L, int64, Stamp) L, merge func(a, b L) L,
 ) machine {
 	m := &values[L]{
-		maps.Clone(ids), map[string]map[string]L{}, map[string]map[string]L{},
-		map[string]map[ReplicaID]uint64{}, map[string]map[ReplicaID]uint64{}, quantity, change, merge,
+		maps.Clone(ids),
+		map[string]map[string]L{},
+		map[string]map[string]L{},
+		map[string]map[ReplicaID]uint64{},
+		map[string]map[ReplicaID]uint64{},
+		quantity, change, merge,
 	}
 	for name := range ids {
 		m.restart(name, ids[name])
