@@ -156,6 +156,24 @@ func TestBadRequests(t *testing.T) {
 		})
 	}
 	s.send(post(body(), "Content-Type", json+"; charset=UTF-8", "Cart-Durability", "database")).want(http.StatusOK)
+
+	// What may come once is not taken twice, whichever of the two would have been right.
+	for _, name := range []string{"Cart-Token", "Cart-Context", "Idempotency-Key", "Cart-Durability", "Content-Type", "Content-Encoding"} {
+		r := post(body(), "Content-Type", json)
+		r.Header.Add(name, "default")
+		r.Header.Add(name, "x")
+		s.send(r).wantProblem(http.StatusBadRequest, "malformed-request", "")
+	}
+	// What is repeated of the input is cut.
+	for _, a := range []answer{
+		s.do("POST", c.path+"/line-items", `{"`+strings.Repeat("\u202e", 10_000)+`":1}`),
+		s.do("POST", c.path+"/line-items", `{"sku":"A","options":{"`+strings.Repeat("/", 50_000)+`":1}}`),
+		s.do("GET", "/"+strings.Repeat("x", 30_000), ""),
+	} {
+		if len(a.body) > 2000 {
+			t.Errorf("an answer of %d bytes: %.200s", len(a.body), a.body)
+		}
+	}
 }
 
 func TestLineLimit(t *testing.T) {

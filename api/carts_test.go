@@ -238,6 +238,11 @@ func TestNoSuchPath(t *testing.T) {
 			t.Errorf("%s: Allow: %s, not %s", path, got, allow)
 		}
 	}
+	c := s.create(`{"currency":"EUR"}`)
+	head, get := s.do("HEAD", c.path, ""), s.do("GET", c.path, "").want(http.StatusOK)
+	if head.status != http.StatusOK || head.header.Get("ETag") != get.header.Get("ETag") {
+		t.Errorf("HEAD: %d %v", head.status, head.header)
+	}
 	if a := s.do("GET", "/openapi.yaml", "").want(http.StatusOK); string(a.body) != string(document) {
 		t.Error("the document is not the embedded one")
 	}

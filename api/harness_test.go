@@ -112,12 +112,15 @@ func (s *shop) hold(r *http.Request, a answer) {
 	if a.status >= 400 {
 		p := a.problem()
 		if a.header.Get("Content-Type") != "application/problem+json" || p.Status != a.status || p.Title == "" || p.Detail == "" ||
-			!strings.HasPrefix(p.Type, "/problems/") || p.Instance != r.URL.EscapedPath() {
+			!strings.HasPrefix(p.Type, "/problems/") || !strings.HasPrefix(r.URL.EscapedPath(), p.Instance) || p.Instance == "" {
 			s.t.Errorf("%s %s: not a problem: %d %s", r.Method, r.URL, a.status, a.body)
 		}
-		if (a.status == http.StatusServiceUnavailable) != (a.header.Get("Retry-After") != "") {
+		if wait := a.status == http.StatusServiceUnavailable || a.status == http.StatusTooManyRequests; wait != (a.header.Get("Retry-After") != "") {
 			s.t.Errorf("%s %s: %d with Retry-After %q", r.Method, r.URL, a.status, a.header.Get("Retry-After"))
 		}
+	}
+	if r.Method == http.MethodHead {
+		return // answered like GET; the document does not list it
 	}
 	route, parameters, err := s.router.FindRoute(r)
 	if err != nil {

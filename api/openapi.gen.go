@@ -265,7 +265,7 @@ type Operation struct {
 	// Metadata The shop's own keys: at most 20, names of 1 to 64 bytes, string values of up to 512 bytes.
 	Metadata Metadata `json:"metadata,omitempty"`
 
-	// OperationID Under which the operation counts once, for 48 h.
+	// OperationID Under which the operation counts once, for 48 h at least.
 	//
 	// Example: 0b6f8a52-6f5c-4f0e-9d7a-9f0f3a1c2b3d
 	OperationID *string `json:"operation_id,omitempty"`
@@ -337,9 +337,6 @@ type Problem struct {
 
 	// Instance The path of the request.
 	Instance string `json:"instance"`
-
-	// MergedInto With `cart-merged`, the id of the cart that this one went into.
-	MergedInto *string `json:"merged_into,omitempty"`
 
 	// Status The HTTP status, repeated.
 	Status int `json:"status"`
