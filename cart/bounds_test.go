@@ -163,3 +163,25 @@ func TestDeletionOfAbsentMetadata(t *testing.T) {
 		t.Errorf("registers %v and %v", s.Registers, s.Line("A").Registers)
 	}
 }
+
+// A code that was put under one key in two places, and removed by who saw one of them, is gone.
+func TestCodeUnderOneKey(t *testing.T) {
+	now := time.Now()
+	here, there, third := author{t, 1, now}, author{t, 2, now}, author{t, 3, now}
+	s := here.create(NewToken())
+	keyed := func(a author) *State {
+		e := &edit{state: s, limits: hugeLimits}
+		event := crdt.Event{Replica: a.replica, At: s.Lifetime.Updated.Next(now), Operation: OperationID{1}}
+		if err := e.apply(event, PutCode{"SPRING"}); err != nil {
+			t.Fatal(err)
+		}
+		return e.state
+	}
+	a, b := keyed(here), keyed(there)
+	if codes := codesOf(nil, crdt.Join(a, b)); len(codes) != 1 {
+		t.Errorf("put twice: %v", codes)
+	}
+	if codes := codesOf(nil, crdt.Join(third.apply(a, RemoveCode{"SPRING"}), b)); len(codes) != 0 {
+		t.Errorf("removed: %v", codes)
+	}
+}

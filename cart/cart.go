@@ -166,7 +166,9 @@ func countLines(s *State) int {
 // codesOf appends the discount codes of a cart to codes, sorted.
 func codesOf(codes []string, s *State) []string {
 	for i := range s.Members {
-		codes = append(codes, s.Members[i].Value)
+		if s.Counts(s.Members[i].Dot) {
+			codes = append(codes, s.Members[i].Value)
+		}
 	}
 	slices.Sort(codes)
 	return slices.Compact(codes)

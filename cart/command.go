@@ -107,13 +107,14 @@ type edit struct {
 	state  *State
 	delta  *crdt.Delta // of all commands so far, or nil
 	limits Limits
+	keys   map[LineID]string // of all lines, once one was asked for by id
 }
 
 // apply applies a command under an event.
 func (e *edit) apply(event crdt.Event, c Command) error {
 	e.event = event
 	about := c.about()
-	key, line := about.find(e.state)
+	key, line := e.find(about)
 	present := line != nil && e.state.Quantity(line) > 0
 	if about.Required && !present {
 		return errLineNotFound
@@ -157,19 +158,33 @@ func (e *edit) apply(event crdt.Event, c Command) error {
 
 // find returns the key of the line that r names, and the line, or nil where it never was in the cart.
 // Then the key is that of the product, or "" where r has none.
-func (r LineRef) find(s *State) (key string, line *crdt.Line) {
+func (e *edit) find(r LineRef) (key string, line *crdt.Line) {
 	switch {
 	case r.SKU != "":
 		key = lineKey(r.SKU, r.Options)
-		return key, s.Line(key)
+		return key, e.state.Line(key)
 	case r.ID != (LineID{}):
-		for _, l := range s.Lines {
-			if lineIDOf(l.Key) == r.ID {
-				return l.Key, l
-			}
+		if line = e.lineByID(r.ID); line != nil {
+			return line.Key, line
 		}
 	}
 	return "", nil
+}
+
+// lineByID returns the line of an id, or nil. The ids of all lines are computed once for a request,
+// and again when it has added a line.
+func (e *edit) lineByID(id LineID) *crdt.Line {
+	if len(e.keys) != len(e.state.Lines) {
+		e.keys = make(map[LineID]string, len(e.state.Lines))
+		for _, l := range e.state.Lines {
+			e.keys[lineIDOf(l.Key)] = l.Key
+		}
+	}
+	key, ok := e.keys[id]
+	if !ok {
+		return nil
+	}
+	return e.state.Line(key)
 }
 
 var errLineNotFound = &Error{Reason: LineNotFound, Detail: "there is no such line in the cart"}

@@ -423,7 +423,7 @@ func (s *Service) apply(ctx context.Context, e *edit, r *resident, q *Request) (
 		} else if err := execute(step.Command, ids[i]); err != nil {
 			return Result{}, inStep(err, i)
 		}
-		if key, line := step.Command.about().find(e.state); key != "" {
+		if key, line := e.find(step.Command.about()); key != "" {
 			at.Line = lineIDOf(key)
 			if line != nil {
 				at.Quantity = e.state.Quantity(line)

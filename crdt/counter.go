@@ -25,12 +25,8 @@ func (e Entry) dot() Dot { return e.Dot }
 // be cancelled only under the dot under which it was observed.
 type Counter []Entry
 
-// Sum returns the assignment that counts plus all increments, leaving out the muted entries. The
-// sum of concurrent decrements can be below zero.
-func (c Counter) Sum(muted Dots) int64 {
-	return c.sum(func(d Dot) bool { return len(muted) == 0 || !muted.Has(d) })
-}
-
+// sum returns the assignment that counts plus all increments that do. The sum of concurrent
+// decrements can be below zero.
 func (c Counter) sum(counts func(Dot) bool) int64 {
 	var sum int64
 	var assigned *Entry

@@ -2,6 +2,7 @@ package crdt
 
 import (
 	"errors"
+	"slices"
 	"strings"
 )
 
@@ -286,8 +287,8 @@ func (m *merger) mergeRegisters(z, a, b Registers) Registers {
 
 func (m *merger) mergeOperations(z Operations) Operations {
 	a, b := m.a.Operations, m.b.Operations
-	if len(b) == 0 && len(m.b.Forgotten) == 0 && m.aAsIs() {
-		return a
+	if len(m.a.Forgotten) == 0 && len(m.b.Forgotten) == 0 && m.aAsIs() {
+		return m.insertOperations(a, b)
 	}
 	for len(a) > 0 || len(b) > 0 {
 		c := -1
@@ -315,6 +316,28 @@ func (m *merger) mergeOperations(z Operations) Operations {
 		}
 	}
 	return z
+}
+
+// insertOperations is mergeOperations where all of a stays as it is and nothing is forgotten: the few of
+// b find their places among the many of a.
+func (m *merger) insertOperations(a, b Operations) Operations {
+	if len(b) == 0 {
+		return a
+	}
+	z := make(Operations, 0, len(a)+len(b))
+	for _, o := range b {
+		i, found := slices.BinarySearchFunc(a, o, Operation.compare)
+		z = append(z, a[:i]...)
+		a = a[i:]
+		switch {
+		case found:
+			o.Spent = o.Spent || a[0].Spent
+			z, a = append(z, o), a[1:]
+		case !m.a.covers(o.Dot): // else it was forgotten
+			z = append(z, o)
+		}
+	}
+	return append(z, a...)
 }
 
 // arena hands out lines whose storage is used again after a reset of used. A nil arena allocates.

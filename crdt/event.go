@@ -75,7 +75,7 @@ func (e Event) observedOf(s *State, key string) Dots {
 func (e Event) Add(s *State, key string, n int64) *Delta {
 	d, dot := e.begin(s)
 	d.put(key, e.At, Entry{Dot: dot, N: n})
-	if l := s.Line(key); l != nil && l.Counter.Sum(s.muted) < 0 {
+	if l := s.Line(key); l != nil && l.Counter.sum(s.Counts) < 0 {
 		d.cancel(s, dot, Event{}.observedOf(s, key))
 	}
 	return d

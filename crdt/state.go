@@ -45,8 +45,11 @@ func (s *State) Ordered() iter.Seq[*Line] {
 	}
 }
 
+// Counts reports whether the live entry or member of d counts: no alias of its operation is in the way.
+func (s *State) Counts(d Dot) bool { return len(s.muted) == 0 || !s.muted.Has(d) }
+
 // Quantity returns the quantity of l, a line of s. The line is present iff that is above zero.
-func (s *State) Quantity(l *Line) int64 { return max(0, l.Counter.Sum(s.muted)) }
+func (s *State) Quantity(l *Line) int64 { return max(0, l.Counter.sum(s.Counts)) }
 
 // derive computes what State keeps beside its content; like is a state that most of it may be
 // shared with, or nil.
