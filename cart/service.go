@@ -433,7 +433,8 @@ func (s *Service) apply(ctx context.Context, e *edit, r *resident, q *Request) (
 	return result, nil
 }
 
-// Read returns the durable state of a cart, which holds what c tells of.
+// Read returns the durable state of a cart, which holds what c tells of. It waits for a load of the cart
+// and for the context, both of which have bounds of their own.
 func (s *Service) Read(ctx context.Context, id ID, a Access, c *Context) (*State, error) {
 	r, err := s.acquire(ctx, id)
 	if err != nil {
