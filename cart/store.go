@@ -51,6 +51,7 @@ var (
 type Replicator interface {
 	// Replicate sends a change on its way and returns at once. It calls acknowledged when so many
 	// holders have it that the promise is kept without a commit, from any goroutine, at most once,
-	// and perhaps never.
+	// and perhaps never. Changes of one cart by different requests may come in another order than
+	// that in which they were made.
 	Replicate(change Change, acknowledged func())
 }
