@@ -20,9 +20,12 @@ import (
 const (
 	// contextWait is how long a request waits for this node to see what the client has seen.
 	contextWait = 250 * time.Millisecond
-	loadTimeout = 2 * time.Second
-	// tick is the janitor's: it packs carts that were not used for idleTicks, a shard of them after
-	// the other, and purges every purgeTicks.
+	// loadWait is how long a request waits for a load, whatever holds that up. What the store says, it says
+	// within loadTimeout, which is before that.
+	loadWait    = 2 * time.Second
+	loadTimeout = loadWait - 100*time.Millisecond
+	// tick is the janitor's: in idleTicks it goes through all shards and packs the carts that were not used
+	// for as long, and it purges every purgeTicks.
 	tick       = time.Second
 	idleTicks  = 10
 	purgeTicks = 3600
