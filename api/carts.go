@@ -35,7 +35,7 @@ func (c *scratch) release() {
 	}
 }
 
-// deadline bounds how long a request may wait. A client that goes away does not end it: its write is
+// deadline bounds how long a write may wait. A client that goes away does not end it: its write is
 // on its way, and half a connection closed does not mean that nobody reads the answer.
 func (s *Server) deadline(r *http.Request) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(r.Context()), s.timeout)

@@ -24,7 +24,8 @@ type Options struct {
 	Service *cart.Service
 	// Dev trusts every caller: any cart without its token, and prices.
 	Dev bool
-	// Timeout bounds how long a request may wait for what it needs; 2 s where zero.
+	// Timeout bounds how long a write may wait for what it needs; 2 s where zero. What a read waits for,
+	// package cart bounds.
 	Timeout time.Duration
 	Logger  *slog.Logger
 }
