@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -76,14 +77,25 @@ func New(o Options) http.Handler {
 		},
 	})
 	// The two routes that most requests take go past the generated binding of parameters, which goes
-	// through reflection. A cart's id has nothing to decode.
+	// through reflection.
 	mux.Get("/v1/carts/{cart_id}", func(w http.ResponseWriter, r *http.Request) {
-		s.GetCart(w, r, chi.URLParam(r, "cart_id"))
+		s.GetCart(w, r, cartIDOf(r))
 	})
 	mux.Post("/v1/carts/{cart_id}/line-items", func(w http.ResponseWriter, r *http.Request) {
-		s.AddLineItem(w, r, chi.URLParam(r, "cart_id"))
+		s.AddLineItem(w, r, cartIDOf(r))
 	})
 	return mux
+}
+
+// cartIDOf returns the cart's id in the path of a request.
+func cartIDOf(r *http.Request) CartID {
+	id := chi.URLParam(r, "cart_id")
+	if strings.IndexByte(id, '%') >= 0 {
+		if decoded, err := url.PathUnescape(id); err == nil {
+			return decoded
+		}
+	}
+	return id
 }
 
 // allowed lists the methods of a path.

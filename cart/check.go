@@ -74,6 +74,9 @@ func (c Set) check(limits Limits) error {
 	if err := checkQuantity(c.Quantity, 0, limits.Quantity); err != nil {
 		return err
 	}
+	if c.Quantity == 0 && !c.Details.empty() {
+		return invalid("/quantity", "a set to 0 removes the line and writes nothing about it")
+	}
 	return c.Details.check()
 }
 

@@ -3,7 +3,9 @@ package cart
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,6 +20,8 @@ type committer struct {
 	noRoom  bool
 	closing bool
 
+	commits atomic.Int64 // made since the start
+
 	running context.Context // until it failed
 	stop    context.CancelFunc
 
@@ -26,6 +30,9 @@ type committer struct {
 	err    error         // why; set before failed is closed
 	done   chan struct{} // closed when run has returned
 }
+
+// maxBatch bounds the changes of a commit. A change is made of one request, which is bounded.
+const maxBatch = 4096
 
 // retryNoRoom is how long a store that had no room is left alone.
 const retryNoRoom = 250 * time.Millisecond
@@ -120,7 +127,7 @@ func (c *committer) run() {
 	var batch []*change
 	var changes []Change
 	for {
-		batch, changes = batch[:0], changes[:0]
+		batch = batch[:0]
 		c.mu.Lock()
 		batch, c.queue = c.queue, batch
 		closing := c.closing
@@ -136,14 +143,18 @@ func (c *committer) run() {
 				return
 			}
 		}
-		for _, ch := range batch {
-			changes = append(changes, ch.Change)
-		}
-		if !c.commit(changes) {
-			return
-		}
-		for _, ch := range batch {
-			ch.resident.committed(ch)
+		for part := range slices.Chunk(batch, maxBatch) {
+			changes = changes[:0]
+			for _, ch := range part {
+				changes = append(changes, ch.Change)
+			}
+			if !c.commit(changes) {
+				return
+			}
+			for _, ch := range part {
+				ch.resident.committed(ch)
+			}
+			c.commits.Add(1)
 		}
 		clear(batch)
 		clear(changes)

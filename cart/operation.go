@@ -29,7 +29,7 @@ func operationID(cart ID, key string, index int, fingerprint uint32) (id Operati
 func fingerprint(steps ...Step) uint32 {
 	b := make([]byte, 0, 128)
 	for _, s := range steps {
-		b = s.Command.append(b)
+		b = s.Command.append(appendText(b, s.Key))
 	}
 	return uint32(xxhash.Sum64(b))
 }

@@ -166,7 +166,7 @@ func (r *resident) passTurn() {
 	r.authors = slices.Delete(r.authors, 0, 1)
 }
 
-var errBusy = &Error{Reason: NotDurable, Detail: "more is asked of the cart than the node keeps up with: nothing was changed"}
+var errBusy = &Error{Reason: NotDurable, Detail: "more is asked of the node than it keeps up with: nothing was changed"}
 
 // clean reports whether the cart is durable as it is and nobody is at it. r.mu is held.
 func (r *resident) clean() bool {
@@ -197,6 +197,7 @@ func (r *resident) unpack() error {
 const (
 	sizeResident = 190 // and its place in the shard
 	sizeState    = 320
+	sizeDot      = 16 // of the version vector
 	sizeLine     = 100
 	sizeEntry    = 48
 	sizeRegister = 84
@@ -210,7 +211,7 @@ func (r *resident) measure() int64 {
 		return sizeResident + int64(cap(r.packed))
 	}
 	s := r.latest
-	size := sizeResident + sizeState + sizeRecord*len(s.Operations) + sizeOfRegisters(s.Registers)
+	size := sizeResident + sizeState + sizeDot*len(s.VV) + sizeRecord*len(s.Operations) + sizeOfRegisters(s.Registers)
 	for i := range s.Members {
 		size += sizeMember + len(s.Members[i].Value)
 	}
@@ -356,6 +357,10 @@ func (s *Service) resized(r *resident) {
 // long: the choice is nearly that of a full LRU. [Redis, "Key eviction"]
 const evictionSample = 8
 
+// search is when a search for carts to evict was made: nothing has changed much since if there was
+// neither a tick of the janitor, counted from 1, nor a commit.
+type search struct{ tick, commits int64 }
+
 // makeRoom evicts clean carts until the budget is kept. It reports whether it could: dirty carts
 // stay.
 func (s *Service) makeRoom() bool {
@@ -364,12 +369,17 @@ func (s *Service) makeRoom() bool {
 	}
 	s.evicting.Lock()
 	defer s.evicting.Unlock()
+	now := search{s.tick.Load() + 1, s.committer.commits.Load()}
+	if s.barren == now && s.memory.Load() > s.budget {
+		return false // to look at all carts again for each request would cost more than it brings
+	}
 	for misses := 0; s.memory.Load() > s.budget; {
 		sh := &s.shards[s.hand]
 		s.hand = (s.hand + 1) % shards
 		if s.evictOne(sh) {
 			misses = 0
 		} else if misses++; misses == shards {
+			s.barren = now
 			return false
 		}
 	}

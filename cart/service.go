@@ -57,7 +57,8 @@ type Service struct {
 	residents atomic.Int64
 	evictions atomic.Int64
 	evicting  sync.Mutex
-	hand      int // the shard that is searched next; guarded by evicting
+	hand      int    // the shard that is searched next; guarded by evicting
+	barren    search // the last that found nothing to evict; guarded by evicting
 
 	tick       atomic.Int64
 	running    context.Context // until Close
@@ -260,6 +261,9 @@ func (s *Service) push(r *resident, c Change) *change {
 	r.push(ch)
 	s.resized(r)
 	ch.stalled = s.committer.enqueue(ch)
+	if s.replicator != nil { // in the order of the changes
+		s.replicator.Replicate(ch.Change, func() { r.acknowledged(ch) })
+	}
 	return ch
 }
 
@@ -268,9 +272,6 @@ func (s *Service) push(r *resident, c Change) *change {
 func (s *Service) awaitSafe(ctx context.Context, r *resident, ch *change) error {
 	r.mu.Unlock()
 	defer r.mu.Lock()
-	if s.replicator != nil {
-		s.replicator.Replicate(ch.Change, func() { r.acknowledged(ch) })
-	}
 	select {
 	case <-ch.done:
 		return nil
@@ -566,7 +567,7 @@ func (s *Service) janitor() {
 		s.makeRoom() // carts grow where they are, and when they are unpacked
 		s.packIdle(int(now%idleTicks)*perTick, perTick)
 		if now%purgeTicks == 1 {
-			s.purge()
+			s.background.Go(s.purge)
 		}
 	}
 }

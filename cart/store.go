@@ -49,9 +49,8 @@ var (
 
 // Replicator hands changes to the other holders of their carts.
 type Replicator interface {
-	// Replicate sends a change on its way and returns at once. It calls acknowledged when so many
-	// holders have it that the promise is kept without a commit, from any goroutine, at most once,
-	// and perhaps never. Changes of one cart by different requests may come in another order than
-	// that in which they were made.
+	// Replicate sends a change on its way and returns at once. The changes of one cart come in their
+	// order. It calls acknowledged when so many holders have the change that the promise is kept
+	// without a commit: after it has returned, from any goroutine, at most once, and perhaps never.
 	Replicate(change Change, acknowledged func())
 }

@@ -130,12 +130,25 @@ func (n *node) stop() error {
 	n.draining.Store(true)
 	var errs []error
 	for i := len(n.stops) - 1; i >= 0; i-- {
-		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
-		errs = append(errs, n.stops[i](ctx))
-		cancel()
+		errs = append(errs, within(stopTimeout, n.stops[i]))
 	}
 	n.stops = nil
 	return errors.Join(errs...)
+}
+
+// within calls stop with a context that ends after timeout, and gives up on it a moment later: a write
+// that hangs in the kernel is not to be interrupted, and the process ends all the same.
+func within(timeout time.Duration, stop func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- stop(ctx) }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(timeout + time.Second):
+		return fmt.Errorf("it did not stop within %v", timeout)
+	}
 }
 
 func (n *node) adminHandler() http.Handler {

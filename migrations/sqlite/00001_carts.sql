@@ -1,7 +1,7 @@
 -- +goose Up
 
 -- One snapshot per cart. The checksum is xxHash64 of id and state, the version xxHash64 of id and
--- version vector; both are stored as the signed integer of the same bits. expires_at is in
+-- version vector, by which replicas will tell whether they hold the same; both are stored as the signed integer of the same bits. expires_at is in
 -- milliseconds of Unix time and NULL for a cart that never expires. Every write of a cart moves
 -- it, so what is indexed is the hour: an index entry that moves with each write doubles its cost.
 CREATE TABLE carts (
