@@ -67,9 +67,13 @@ func passes(err error) bool {
 		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// broken reports whether a connection was lost. The driver wraps what the network said, or has
-// closed the connection before.
+// broken reports whether a connection was lost. The driver wraps what the network or the server
+// said, or has closed the connection before.
 func broken(err error) bool {
+	var e *pgconn.PgError
+	if errors.As(err, &e) {
+		return e.Code == "57P01" || e.Code == "57P02" // the server stops, or crashed
+	}
 	var scan pgx.ScanArgError
 	if errors.As(err, &scan) {
 		return false

@@ -116,7 +116,12 @@ func (s *Store) Close() error {
 func (s *Store) Load(ctx context.Context, id cart.ID) (*crdt.State, error) {
 	waiting, cancel := s.patience(ctx)
 	defer cancel()
-	rows, err := readRows(waiting, s.readers, [][]byte{id[:]})
+	ids := [][]byte{id[:]}
+	rows, err := readRows(waiting, s.readers, ids)
+	if err != nil && broken(err) { // as all connections are to a server that was started again
+		s.readers.Reset()
+		rows, err = readRows(waiting, s.readers, ids)
+	}
 	if corrupt(err) {
 		err = damaged(id, "its rows cannot be read: %w", err)
 		s.report(id, err)

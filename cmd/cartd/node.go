@@ -32,7 +32,7 @@ const (
 type node struct {
 	log      *slog.Logger
 	store    cart.Store
-	storedIn string // where, for logs
+	storedIn string                       // where, for logs
 	service  atomic.Pointer[cart.Service] // nil until the store is open
 	draining atomic.Bool
 
