@@ -113,9 +113,16 @@ func (s *Store) note(err error) {
 // commit writes carts until each is written, or was found to be.
 func (s *Store) commit(ctx context.Context, all []*pending) error {
 	var lost error
+	reconnected := false
 	for range attemptsPerCommit {
 		left, err := s.attempt(ctx, all)
 		switch {
+		case err != nil && !reconnected && broken(err):
+			// As all connections are to a server that was started again. Where it had carried out
+			// the statement, the revisions differ now.
+			reconnected, lost = true, err
+			s.writers.Reset()
+			continue
 		case conflicts(err):
 			lost = err
 			continue
