@@ -35,7 +35,7 @@ func (c *scratch) release() {
 	}
 }
 
-// deadline bounds how long a request may wait. A client that goes away does not end it: its write is
+// deadline bounds how long a write may wait. A client that goes away does not end it: its write is
 // on its way, and half a connection closed does not mean that nobody reads the answer.
 func (s *Server) deadline(r *http.Request) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(r.Context()), s.timeout)
@@ -81,16 +81,14 @@ func (s *Server) GetCart(w http.ResponseWriter, r *http.Request, cartID CartID) 
 		s.fail(w, r, err)
 		return
 	}
-	ctx, cancel := s.deadline(r)
-	defer cancel()
-	state, err := s.service.Read(ctx, q.Cart, q.Access, q.Context)
+	state, err := s.service.Read(context.WithoutCancel(r.Context()), q.Cart, q.Access, q.Context)
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
 	c.view.Read(q.Cart, state, s.service.Limits())
 	if matches(r.Header.Values("If-None-Match"), c.view.Version()) {
-		c.writeHead(w, false)
+		c.writeHead(w, 0)
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
@@ -395,35 +393,48 @@ func (c *scratch) parse(w http.ResponseWriter, r *http.Request) (*parser, error)
 	return &parser{data: c.body}, nil
 }
 
-// cacheControl lets a client keep a cart to ask whether it is still true, and nobody else. An answer
-// with a token is kept by no one.
+// Header values that are always the same. A client may keep a cart to ask whether it is still true, and
+// nobody else may; an answer with a token is kept by no one.
 var (
+	contentType  = []string{"application/json"}
+	durability   = []string{reached}
 	cacheControl = []string{"private, no-cache"}
 	noStore      = []string{"no-store"}
 )
 
-// writeHead sets the headers that every answer with a cart has.
-func (c *scratch) writeHead(w http.ResponseWriter, changed bool) {
+// writeHead sets the headers that every answer with a cart has. Their names are in the canonical form
+// that a Header's methods would bring them into.
+func (c *scratch) writeHead(w http.ResponseWriter, length int) {
+	b := c.view.AppendContext(c.body[:0])
+	context := len(b)
+	b = appendETag(b, c.view.Version())
+	tag := len(b)
+	b = strconv.AppendInt(b, int64(length), 10)
+	text := string(b)
+	values := []string{text[:context], text[context:tag], text[tag:]}
 	h := w.Header()
-	if seen := c.view.AppendContext(c.body[:0]); len(seen) > 0 {
-		h.Set("Cart-Context", string(seen))
+	if context > 0 {
+		h["Cart-Context"] = values[:1:1]
 	}
-	h.Set("ETag", string(appendETag(c.body[:0], c.view.Version())))
+	h["Etag"] = values[1:2:2]
 	h["Cache-Control"] = cacheControl
-	if changed {
-		h.Set("Cart-Durability", reached)
+	if length > 0 {
+		h["Content-Length"] = values[2:3:3]
+		h["Content-Type"] = contentType
 	}
 }
 
-// write writes the answer that was encoded.
-func (c *scratch) write(w http.ResponseWriter, status int, changed bool) {
+// write writes the answer that was encoded: of a read, or of a write, which was made durable.
+func (c *scratch) write(w http.ResponseWriter, status int, durable bool) {
 	c.answer = append(c.answer, '\n')
-	c.writeHead(w, changed)
-	if status == http.StatusCreated {
-		w.Header()["Cache-Control"] = noStore
+	c.writeHead(w, len(c.answer))
+	h := w.Header()
+	if durable {
+		h["Cart-Durability"] = durability
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(len(c.answer)))
+	if status == http.StatusCreated {
+		h["Cache-Control"] = noStore
+	}
 	w.WriteHeader(status)
 	w.Write(c.answer) // the client may be gone; there is nobody to tell
 }

@@ -97,28 +97,35 @@ func TestLargeContexts(t *testing.T) {
 	}
 }
 
-// A cart remembers so many keys and no more; commands without one go on.
+// A cart remembers so many keys and no more; commands without one go on, and once it may forget, so do
+// those with one.
 func TestRecordLimit(t *testing.T) {
-	clock := newClock()
-	s := start(t, Options{Now: clock.Now})
-	c := create(t, s, addN("A", 1))
-	for i := range maxRecords / MaxOperations {
-		steps := make([]Step, MaxOperations)
-		for k := range steps {
-			steps[k] = Step{Command: remove("X"), Key: fmt.Sprint(i, "-", k)}
+	for _, unkeyedFirst := range []bool{false, true} {
+		clock := newClock()
+		s := start(t, Options{Now: clock.Now})
+		c := create(t, s, addN("A", 1))
+		for i := range maxRecords / MaxOperations {
+			steps := make([]Step, MaxOperations)
+			for k := range steps {
+				steps[k] = Step{Command: remove("X"), Key: fmt.Sprint(i, "-", k)}
+			}
+			c.request(Request{Steps: steps})
 		}
-		c.request(Request{Steps: steps})
+		_, err := c.try(Request{Key: "one more", Steps: stepsOf([]Command{addN("A", 1)})})
+		wantReason(t, err, TooManyOperations)
+		c.do(addN("A", 1))
+		if r := c.request(Request{Steps: []Step{{Command: remove("X"), Key: "0-0"}}}); !r.Replayed {
+			t.Error("a key that is remembered is no replay")
+		}
+		clock.advance(RetryWindow + time.Hour)
+		if unkeyedFirst {
+			c.do(addN("A", 1))
+		} else {
+			c.keyed("first", addN("A", 1))
+		}
+		c.keyed("one more", addN("A", 1))
+		c.want("A=4")
 	}
-	_, err := c.try(Request{Key: "one more", Steps: stepsOf([]Command{addN("A", 1)})})
-	wantReason(t, err, TooManyOperations)
-	c.do(addN("A", 1))
-	if r := c.request(Request{Steps: []Step{{Command: remove("X"), Key: "0-0"}}}); !r.Replayed {
-		t.Error("a key that is remembered is no replay")
-	}
-	clock.advance(RetryWindow + time.Hour)
-	c.do(addN("A", 1)) // the event that forgets
-	c.keyed("one more", addN("A", 1))
-	c.want("A=4")
 }
 
 // The texts of a cart are bounded as a whole, and what makes them shorter is taken.

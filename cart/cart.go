@@ -144,14 +144,6 @@ func Version(s *State) uint64 {
 	return h.Sum64()
 }
 
-// quantityOf returns the quantity of the line of key; 0 where it is absent.
-func quantityOf(s *State, key string) int64 {
-	if l := s.Line(key); l != nil {
-		return s.Quantity(l)
-	}
-	return 0
-}
-
 // countLines returns how many lines are present.
 func countLines(s *State) int {
 	n := 0

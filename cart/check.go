@@ -279,6 +279,18 @@ func (e *edit) checkCodes(before *State) error {
 	return nil
 }
 
+// checkRecords refuses the step from before to the present state if it made the cart remember too many
+// operation ids. What the step itself forgot makes room.
+func (e *edit) checkRecords(before *State) error {
+	if n := len(e.state.Operations); n > maxRecords && n > len(before.Operations) {
+		return &Error{
+			Reason: TooManyOperations,
+			Detail: "the cart remembers " + strconv.Itoa(maxRecords) + " keys of requests and operations, for 48 hours at least",
+		}
+	}
+	return nil
+}
+
 // currencies are the active codes of ISO 4217 that name a currency of a country or a union.
 var currencies = strings.Fields(`
 	AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BHD BIF BMD BND BOB BRL BSD BTN BWP BYN BZD

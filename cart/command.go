@@ -119,12 +119,6 @@ func (e *edit) apply(event crdt.Event, c Command) error {
 	if about.Required && !present {
 		return errLineNotFound
 	}
-	if event.Operation != (OperationID{}) && len(e.state.Operations) >= maxRecords {
-		return &Error{
-			Reason: TooManyOperations,
-			Detail: "the cart remembers " + strconv.Itoa(maxRecords) + " keys of requests and operations, for 48 hours at least",
-		}
-	}
 	delta, err := c.apply(e, key, present)
 	if err != nil || delta == nil {
 		return err
@@ -136,6 +130,9 @@ func (e *edit) apply(event crdt.Event, c Command) error {
 	before := e.state
 	if e.state, err = before.Apply(delta); err != nil {
 		panic(err) // an author has what its own event needs
+	}
+	if err := e.checkRecords(before); err != nil {
+		return err
 	}
 	if e.delta == nil {
 		e.delta = delta

@@ -83,8 +83,8 @@ func (c *committer) unavailable() error {
 	return nil
 }
 
-// close commits what is queued and stops run. A store without room, or one that hangs, is given up
-// on when ctx ends.
+// close commits what is queued and stops run. When ctx ends it gives up on a store without room; for a
+// commit that has begun it waits as long as the store does.
 func (c *committer) close(ctx context.Context) error {
 	c.mu.Lock()
 	c.closing = true

@@ -9,6 +9,8 @@
 //
 //   - The cart becomes resident, if it is not: loaded from the store, once for all who want it, and
 //     given a replica id that was never used before.
+//   - The request waits for its turn: of those that change one cart, one at a time makes the next
+//     state, while commits and readers go on.
 //   - The commands observe the cart's latest state. Those that were executed before are skipped.
 //     Every other becomes an event (crdt.Event), and the events together one delta and the next
 //     latest state. One refused command refuses them all, and nothing has happened.

@@ -475,3 +475,23 @@ func TestErrorsOfLoads(t *testing.T) {
 		}
 	})
 }
+
+// Who waits for a load gives up in time, whatever it is that holds the load up.
+func TestWaitForALoadEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newFakeStore()
+		c := create(t, start(t, Options{Store: store}), addN("A", 1))
+		c = c.at(start(t, Options{Store: store}))
+		gate := make(chan struct{})
+		store.hookLoad(func(context.Context, ID) error { <-gate; return nil })
+		began := time.Now()
+		_, err := c.s.Read(t.Context(), c.id, c.access(), nil)
+		wantReason(t, err, Unavailable)
+		if took := time.Since(began); took != loadWait {
+			t.Errorf("it gave up after %v", took)
+		}
+		close(gate)
+		synctest.Wait()
+		c.want("A=1")
+	})
+}

@@ -357,6 +357,14 @@ func linesOf(s *State) string {
 	return text
 }
 
+// quantityOf returns the quantity of the line of key; 0 where it is absent.
+func quantityOf(s *State, key string) int64 {
+	if l := s.Line(key); l != nil {
+		return s.Quantity(l)
+	}
+	return 0
+}
+
 // bySKU names a line by its product.
 func bySKU(sku string, options ...Pair) LineRef { return LineRef{SKU: sku, Options: options} }
 

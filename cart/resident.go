@@ -278,8 +278,8 @@ func (s *Service) acquire(ctx context.Context, id ID) (*resident, error) {
 	}
 }
 
-// load returns the resident cart of id, once it is. The load is nobody's: it goes on when the
-// request that asked for it first ends.
+// load returns the resident cart of id, once it is, or gives up after loadWait. The load is nobody's:
+// it goes on when the request that asked for it first ends.
 func (s *Service) load(ctx context.Context, sh *shard, id ID) (*resident, error) {
 	sh.mu.Lock()
 	if r := sh.carts[id]; r != nil {
@@ -299,6 +299,8 @@ func (s *Service) load(ctx context.Context, sh *shard, id ID) (*resident, error)
 		})
 	}
 	sh.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, loadWait)
+	defer cancel()
 	select {
 	case <-l.done:
 		return l.resident, l.err

@@ -20,9 +20,12 @@ import (
 const (
 	// contextWait is how long a request waits for this node to see what the client has seen.
 	contextWait = 250 * time.Millisecond
-	loadTimeout = 2 * time.Second
-	// tick is the janitor's: it packs carts that were not used for idleTicks, a shard of them after
-	// the other, and purges every purgeTicks.
+	// loadWait is how long a request waits for a load, whatever holds that up. What the store says, it says
+	// within loadTimeout, which is before that.
+	loadWait    = 2 * time.Second
+	loadTimeout = loadWait - 100*time.Millisecond
+	// tick is the janitor's: in idleTicks it goes through all shards and packs the carts that were not used
+	// for as long, and it purges every purgeTicks.
 	tick       = time.Second
 	idleTicks  = 10
 	purgeTicks = 3600
@@ -433,7 +436,8 @@ func (s *Service) apply(ctx context.Context, e *edit, r *resident, q *Request) (
 	return result, nil
 }
 
-// Read returns the durable state of a cart, which holds what c tells of.
+// Read returns the durable state of a cart, which holds what c tells of. It waits for a load of the cart
+// and for the context, both of which have bounds of their own.
 func (s *Service) Read(ctx context.Context, id ID, a Access, c *Context) (*State, error) {
 	r, err := s.acquire(ctx, id)
 	if err != nil {

@@ -288,7 +288,7 @@ func (m *merger) mergeRegisters(z, a, b Registers) Registers {
 func (m *merger) mergeOperations(z Operations) Operations {
 	a, b := m.a.Operations, m.b.Operations
 	if len(m.a.Forgotten) == 0 && len(m.b.Forgotten) == 0 && m.aAsIs() {
-		return m.insertOperations(a, b)
+		return insertOperations(a, b)
 	}
 	for len(a) > 0 || len(b) > 0 {
 		c := -1
@@ -318,24 +318,17 @@ func (m *merger) mergeOperations(z Operations) Operations {
 	return z
 }
 
-// insertOperations is mergeOperations where all of a stays as it is and nothing is forgotten: the few of
-// b find their places among the many of a.
-func (m *merger) insertOperations(a, b Operations) Operations {
+// insertOperations is mergeOperations where all of a stays as it is and nothing is forgotten: no event of
+// b is in a, so the few records of b find their places among the many of a.
+func insertOperations(a, b Operations) Operations {
 	if len(b) == 0 {
 		return a
 	}
 	z := make(Operations, 0, len(a)+len(b))
 	for _, o := range b {
-		i, found := slices.BinarySearchFunc(a, o, Operation.compare)
-		z = append(z, a[:i]...)
+		i, _ := slices.BinarySearchFunc(a, o, Operation.compare)
+		z = append(append(z, a[:i]...), o)
 		a = a[i:]
-		switch {
-		case found:
-			o.Spent = o.Spent || a[0].Spent
-			z, a = append(z, o), a[1:]
-		case !m.a.covers(o.Dot): // else it was forgotten
-			z = append(z, o)
-		}
 	}
 	return append(z, a...)
 }

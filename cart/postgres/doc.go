@@ -26,7 +26,7 @@
 // cart.ErrNoRoom. Where the connection broke before the answer came, the statement may have been
 // carried out all the same, and with more than one statement or several attempts some carts may be
 // written and others not. The promise of cart.ErrNoRoom, that the changes may be committed again,
-// holds nevertheless: a commit joins, and what is joined twice is there once. Whoever commits again
+// holds: a commit joins, and what is joined twice is there once. Whoever commits again
 // until Commit returns nil has what he would have had without the failure. Until then others may
 // load what nobody was told is durable; it is durable where they see it, since they read it from
 // the database.

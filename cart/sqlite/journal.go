@@ -84,7 +84,7 @@ type journalRow struct {
 type journal struct {
 	rows  []journalRow
 	bytes int64 // sum of their sizes
-	last  int64 // the greatest seq that was ever written, or 0
+	last  int64 // the greatest seq that was there at Open or was written since, or 0
 }
 
 func (j *journal) add(seq int64, size int) {

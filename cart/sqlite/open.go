@@ -33,11 +33,18 @@ const (
 // createDirectory makes dir and an empty database in it, which SQLite gives its permissions to the
 // files that it adds.
 func createDirectory(dir string) error {
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return err
+	var grown []string // directories that get an entry
+	for d := filepath.Clean(dir); filepath.Dir(d) != d; d = filepath.Dir(d) {
+		if _, err := os.Stat(d); !errors.Is(err, fs.ErrNotExist) {
+			break
 		}
-		if err := syncDirectory(filepath.Dir(dir)); err != nil {
+		grown = append(grown, filepath.Dir(d))
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for _, d := range grown {
+		if err := syncDirectory(d); err != nil {
 			return err
 		}
 	}
