@@ -8,6 +8,9 @@ import (
 	"math/rand/v2"
 	"slices"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"cartd/cart"
 	"cartd/cart/internal/stored"
 	"cartd/crdt"
@@ -35,6 +38,10 @@ const (
 	deleteFragments = `DELETE FROM fragments WHERE (id, checksum) IN
 		(SELECT id, checksum FROM unnest($1::BYTEA[], $2::BIGINT[]) AS w (id, checksum))`
 )
+
+// lockRows keeps others from changing rows that were lost to them before: who only compares and sets
+// may lose for ever to one who need not read.
+const lockRows = "SELECT id FROM carts WHERE id = ANY($1) ORDER BY id FOR UPDATE"
 
 const (
 	attemptsPerCommit = 16      // against rows that change at the same time
@@ -113,9 +120,9 @@ func (s *Store) note(err error) {
 // commit writes carts until each is written, or was found to be.
 func (s *Store) commit(ctx context.Context, all []*pending) error {
 	var lost error
-	reconnected := false
+	reconnected, locking := false, false
 	for range attemptsPerCommit {
-		left, err := s.attempt(ctx, all)
+		left, err := s.attempt(ctx, all, locking)
 		switch {
 		case err != nil && !reconnected && broken(err):
 			// As all connections are to a server that was started again. Where it had carried out
@@ -131,16 +138,43 @@ func (s *Store) commit(ctx context.Context, all []*pending) error {
 		case len(left) == 0:
 			return nil
 		}
+		locking = true
 		all, lost = left, fmt.Errorf("%w: the rows of %d carts keep changing", cart.ErrNoRoom, len(left))
 	}
 	return lost
 }
 
-// attempt returns the carts whose row was changed by others in the middle of it.
-func (s *Store) attempt(ctx context.Context, all []*pending) (left []*pending, err error) {
+// conn is a pool or a transaction.
+type conn interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
+// attempt returns the carts whose row was changed by others in the middle of it. It locks the rows
+// where it has to, and then in a transaction.
+func (s *Store) attempt(ctx context.Context, all []*pending, locking bool) (left []*pending, err error) {
 	ctx, cancel := s.patience(ctx)
 	defer cancel()
-	plan, err := s.plan(ctx, all)
+	if !locking {
+		return s.run(ctx, s.writers, all, func() error { return nil })
+	}
+	tx, err := s.writers.Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = tx.Rollback(ctx) }() // after Commit it does nothing
+	ids := make([][]byte, len(all))
+	for i, p := range all {
+		ids[i] = p.id[:]
+	}
+	if _, err := tx.Exec(ctx, lockRows, ids); err != nil {
+		return nil, err
+	}
+	return s.run(ctx, tx, all, func() error { return tx.Commit(ctx) })
+}
+
+func (s *Store) run(ctx context.Context, c conn, all []*pending, done func() error) (left []*pending, err error) {
+	plan, err := s.plan(ctx, c, all)
 	if err != nil {
 		return nil, err
 	}
@@ -149,19 +183,48 @@ func (s *Store) attempt(ctx context.Context, all []*pending) (left []*pending, e
 	}
 	// Each statement leaves the database in order: a delta is in fragments before the row that lacks
 	// it is written, and leaves it when the row that has it is.
-	if err := s.insertFragments(ctx, plan.fragments); err != nil {
+	if err := s.insertFragments(ctx, c, plan.fragments); err != nil {
 		return nil, err
 	}
-	if left, err = s.write(ctx, plan.writes); err != nil {
+	written, err := s.write(ctx, c, plan.writes)
+	if err != nil {
 		return nil, err
 	}
-	lost := make(map[cart.ID]bool, len(left))
-	for _, p := range left {
-		p.read = true
-		lost[p.id] = true
+	lost := make(map[cart.ID]bool)
+	for _, w := range plan.writes {
+		if !written[w.p.id] {
+			w.p.read, lost[w.p.id] = true, true
+			left = append(left, w.p)
+		}
 	}
 	settled := slices.DeleteFunc(plan.settled, func(f settled) bool { return lost[f.id] })
-	return left, s.deleteFragments(ctx, settled)
+	if err := s.deleteFragments(ctx, c, settled); err != nil {
+		return nil, err
+	}
+	if err := done(); err != nil {
+		return nil, err
+	}
+	s.remember(plan.writes, written)
+	return left, nil
+}
+
+// remember takes note of rows that are certain to be in the database: one that only may be would
+// have a revision that somebody else gives to something else.
+func (s *Store) remember(writes []write, written map[cart.ID]bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range writes {
+		w := &writes[i]
+		if w.replaces && written[w.p.id] {
+			delete(s.reported, w.p.id)
+			s.log.Warn("what was damaged of a stored cart was replaced", "cart", w.p.id.String())
+		}
+		if written[w.p.id] && !w.state.Erased { // whose vector no longer tells what it absorbs
+			s.known.put(w.p.id, known{w.revision, w.state.VV})
+		} else {
+			s.known.forget(w.p.id)
+		}
+	}
 }
 
 // write is a snapshot to be written.
@@ -191,7 +254,7 @@ type plan struct {
 }
 
 // plan decides what has to be written, from what is remembered of the rows or from the rows.
-func (s *Store) plan(ctx context.Context, all []*pending) (*plan, error) {
+func (s *Store) plan(ctx context.Context, c conn, all []*pending) (*plan, error) {
 	z := &plan{writes: make([]write, 0, len(all))}
 	var unknown []*pending
 	var ids [][]byte
@@ -209,7 +272,7 @@ func (s *Store) plan(ctx context.Context, all []*pending) (*plan, error) {
 	if len(unknown) == 0 {
 		return z, nil
 	}
-	rows, err := readRows(ctx, s.writers, ids)
+	rows, err := readRows(ctx, c, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -274,8 +337,8 @@ func (s *Store) join(z *plan, p *pending, r row) error {
 	return nil
 }
 
-// write writes snapshots and returns the carts whose row has another revision than expected.
-func (s *Store) write(ctx context.Context, writes []write) (left []*pending, err error) {
+// write writes snapshots and returns the carts whose row had the revision that was expected.
+func (s *Store) write(ctx context.Context, c conn, writes []write) (written map[cart.ID]bool, err error) {
 	if len(writes) == 0 {
 		return nil, nil
 	}
@@ -298,12 +361,12 @@ func (s *Store) write(ctx context.Context, writes []write) (left []*pending, err
 			ats[i], hours[i] = &at, &hour
 		}
 	}
-	rows, err := s.writers.Query(ctx, upsert, ids, revisions, states, checksums, versions, ats, hours)
+	rows, err := c.Query(ctx, upsert, ids, revisions, states, checksums, versions, ats, hours)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	written := make(map[cart.ID]bool, n)
+	written = make(map[cart.ID]bool, n)
 	for rows.Next() {
 		var b []byte
 		if err := rows.Scan(&b); err != nil {
@@ -313,32 +376,10 @@ func (s *Store) write(ctx context.Context, writes []write) (left []*pending, err
 		copy(id[:], b)
 		written[id] = true
 	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := range writes {
-		w := &writes[i]
-		switch {
-		case !written[w.p.id]:
-			s.known.forget(w.p.id)
-			left = append(left, w.p)
-			continue
-		case w.replaces:
-			delete(s.reported, w.p.id)
-			s.log.Warn("what was damaged of a stored cart was replaced", "cart", w.p.id.String())
-		}
-		if w.state.Erased { // its vector no longer tells what it absorbs
-			s.known.forget(w.p.id)
-		} else {
-			s.known.put(w.p.id, known{w.revision, w.state.VV})
-		}
-	}
-	return left, nil
+	return written, rows.Err()
 }
 
-func (s *Store) insertFragments(ctx context.Context, fragments []unsettled) error {
+func (s *Store) insertFragments(ctx context.Context, c conn, fragments []unsettled) error {
 	if len(fragments) == 0 {
 		return nil
 	}
@@ -356,11 +397,11 @@ func (s *Store) insertFragments(ctx context.Context, fragments []unsettled) erro
 		seen[name] = true
 		ids, deltas, checksums = append(ids, f.id[:]), append(deltas, s.buf[start:]), append(checksums, name.checksum)
 	}
-	_, err := s.writers.Exec(ctx, insertFragments, ids, checksums, deltas)
+	_, err := c.Exec(ctx, insertFragments, ids, checksums, deltas)
 	return err
 }
 
-func (s *Store) deleteFragments(ctx context.Context, fragments []settled) error {
+func (s *Store) deleteFragments(ctx context.Context, c conn, fragments []settled) error {
 	if len(fragments) == 0 {
 		return nil
 	}
@@ -368,6 +409,6 @@ func (s *Store) deleteFragments(ctx context.Context, fragments []settled) error 
 	for i := range fragments {
 		ids[i], checksums[i] = fragments[i].id[:], fragments[i].checksum
 	}
-	_, err := s.writers.Exec(ctx, deleteFragments, ids, checksums)
+	_, err := c.Exec(ctx, deleteFragments, ids, checksums)
 	return err
 }

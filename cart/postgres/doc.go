@@ -6,7 +6,8 @@
 // writes the snapshots of all carts of the batch in one statement, which is one transaction and one
 // round trip. The statement compares and sets: a row is written only where it has the revision
 // that the join began from, so two processes that write one cart never overwrite each other. Carts
-// whose row was changed meanwhile are loaded, joined and written again; the others are done.
+// whose row was changed meanwhile are locked, loaded, joined and written again, in a transaction; the
+// others are done.
 //
 // What was last written of a cart by this process is remembered, its revision and its version
 // vector, for a bounded number of carts. Where a change comes with a whole state that descends from

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"cartd/cart"
 	"cartd/cart/internal/stored"
 	"cartd/crdt"
@@ -33,8 +31,8 @@ type fragment struct {
 
 // readRows reads what the database has of the given carts. Carts that it has nothing of are not in
 // the result.
-func readRows(ctx context.Context, p *pgxpool.Pool, ids [][]byte) (map[cart.ID]row, error) {
-	rows, err := p.Query(ctx, selectRows, ids)
+func readRows(ctx context.Context, c conn, ids [][]byte) (map[cart.ID]row, error) {
+	rows, err := c.Query(ctx, selectRows, ids)
 	if err != nil {
 		return nil, err
 	}
