@@ -19,9 +19,10 @@ type Store interface {
 	// joins: what is stored of a cart and is not in a change stays. What a delta needs was committed
 	// before, or comes earlier in changes.
 	//
-	// An error that wraps ErrNoRoom, or that of a context which was done before, says that nothing
-	// was written and that the same changes may be committed again. After any other error it is
-	// unknown what is on disk, and the process must not acknowledge again.
+	// An error that wraps ErrNoRoom, or that of a context which was done before, says that the same
+	// changes may be committed again: nothing was written, or what was does no harm when it is joined
+	// once more. After any other error it is unknown what is on disk, and the process must not
+	// acknowledge again.
 	Commit(ctx context.Context, changes []Change) error
 
 	// Purge deletes the carts that expired before the given time and returns how many. Erased
@@ -43,7 +44,8 @@ type Change struct {
 var (
 	// ErrDamaged says that what is stored of a cart fails its checksum.
 	ErrDamaged = errors.New("cart: the stored cart is damaged")
-	// ErrNoRoom says that a store had no room for a commit and wrote nothing of it.
+	// ErrNoRoom says that a store takes no commit at present, for want of room or because it cannot be
+	// reached, and that the same commit may be tried again.
 	ErrNoRoom = errors.New("cart: the store has no room")
 )
 

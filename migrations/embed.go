@@ -7,3 +7,8 @@ import "embed"
 //
 //go:embed sqlite/*.sql
 var SQLite embed.FS
+
+// Postgres is the schema of package cart/postgres, in the folder postgres.
+//
+//go:embed postgres/*.sql
+var Postgres embed.FS

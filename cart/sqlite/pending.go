@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"cartd/cart"
+	"cartd/cart/internal/stored"
 	"cartd/crdt"
 )
 
@@ -17,7 +18,7 @@ func (e entry) with(c cart.Change) entry {
 	switch {
 	case c.State == nil:
 		e.rest = mergeDeltas(e.rest, c.Delta)
-	case e.state == nil || descends(c.State, e.state):
+	case e.state == nil || stored.Descends(c.State, e.state):
 		e.state = c.State
 	default:
 		e.state = crdt.Join(e.state, c.State)
@@ -35,26 +36,23 @@ func (e entry) settled() entry {
 	return e
 }
 
-// on returns the join of e with stored, which is nil for a cart without a snapshot. It returns
-// crdt.ErrGap where e needs events that stored does not hold.
-func (e entry) on(stored *crdt.State) (*crdt.State, error) {
+// on returns the join of e with the snapshot, which is nil for a cart without a snapshot. It returns
+// crdt.ErrGap where e needs events that the snapshot does not hold.
+func (e entry) on(snapshot *crdt.State) (*crdt.State, error) {
 	state := e.state
 	switch {
-	case state == nil && stored == nil:
+	case state == nil && snapshot == nil:
 		state = new(crdt.State)
 	case state == nil:
-		state = stored
-	case stored != nil && !descends(state, stored):
-		state = crdt.Join(stored, state)
+		state = snapshot
+	case snapshot != nil && !stored.Descends(state, snapshot):
+		state = crdt.Join(snapshot, state)
 	}
 	if e.rest == nil {
 		return state, nil
 	}
 	return state.Apply(e.rest)
 }
-
-// descends reports whether a holds everything that b holds.
-func descends(a, b *crdt.State) bool { return a.Erased || !b.Erased && a.VV.Descends(b.VV) }
 
 func mergeDeltas(a, b *crdt.Delta) *crdt.Delta {
 	if a == nil {

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"cartd/cart"
+	"cartd/cart/internal/stored"
 	"cartd/crdt"
 )
 
@@ -56,7 +57,7 @@ func (s *Store) isClosed() bool {
 
 // expired returns the next carts after one that expired before a time in milliseconds.
 func (s *Store) expired(ctx context.Context, before int64, after []byte) (ids []cart.ID, err error) {
-	rows, err := s.readers.QueryContext(ctx, selectExpired, before/millisecondsPerHour, before, after, cartsPerQuery)
+	rows, err := s.readers.QueryContext(ctx, selectExpired, before/stored.MillisecondsPerHour, before, after, cartsPerQuery)
 	if err != nil {
 		return nil, err
 	}

@@ -3,12 +3,10 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"encoding/binary"
 	"errors"
 
-	"github.com/cespare/xxhash/v2"
-
 	"cartd/cart"
+	"cartd/cart/internal/stored"
 	"cartd/crdt"
 )
 
@@ -37,7 +35,7 @@ func readRow(ctx context.Context, stmt *sql.Stmt, id cart.ID) (r row, err error)
 		return row{}, err
 	}
 	r.hour = hour.Int64
-	if sum := checksumOf(id, encoded); sum != uint64(checksum) {
+	if sum := stored.Checksum(id, encoded); sum != uint64(checksum) {
 		return r, damaged(id, "the checksum of its snapshot is %016x, not %016x", sum, uint64(checksum))
 	}
 	if r.state, err = crdt.DecodeState(encoded); err != nil {
@@ -46,41 +44,8 @@ func readRow(ctx context.Context, stmt *sql.Stmt, id cart.ID) (r row, err error)
 	return r, nil
 }
 
-// checksumOf covers the id too, so that the state of another cart is no match.
-func checksumOf(id cart.ID, encoded []byte) uint64 {
-	var d xxhash.Digest
-	d.Reset()
-	_, _ = d.Write(id[:]) // never fails
-	_, _ = d.Write(encoded)
-	return d.Sum64()
-}
-
-// versionOf hashes the id and the version vector of a cart, which together tell all of its content.
-// Carts that are erased are equal whatever their vectors were.
-func versionOf(id cart.ID, s *crdt.State) uint64 {
-	var d xxhash.Digest
-	var b [16]byte
-	d.Reset()
-	_, _ = d.Write(id[:])
-	if s.Erased {
-		_, _ = d.WriteString("erased")
-		return d.Sum64()
-	}
-	for _, e := range s.VV {
-		binary.LittleEndian.PutUint64(b[:], uint64(e.Replica))
-		binary.LittleEndian.PutUint64(b[8:], e.Seq)
-		_, _ = d.Write(b[:])
-	}
-	return d.Sum64()
-}
-
-const millisecondsPerHour = 60 * 60 * 1000
-
 // expiry returns when a cart expires, in milliseconds and in hours of Unix time, or nulls for never.
 func expiry(s *crdt.State) (at, hour sql.NullInt64) {
-	if s.Erased || s.Lifetime.Expires == 0 {
-		return at, hour
-	}
-	ms := s.Lifetime.Expires.Time().UnixMilli()
-	return sql.NullInt64{Int64: ms, Valid: true}, sql.NullInt64{Int64: ms / millisecondsPerHour, Valid: true}
+	ms, expires := stored.Expiry(s)
+	return sql.NullInt64{Int64: ms, Valid: expires}, sql.NullInt64{Int64: ms / stored.MillisecondsPerHour, Valid: expires}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"cartd/cart"
+	"cartd/cart/internal/stored"
 	"cartd/crdt"
 )
 
@@ -303,12 +304,12 @@ func (s *Store) noteWritten(w *write) {
 
 // put writes one snapshot and reports whether its row was as w expects it.
 func (b *behind) put(w *write, encoded []byte) (bool, error) {
-	if w.before.state != nil && descends(w.before.state, w.state) {
+	if w.before.state != nil && stored.Descends(w.before.state, w.state) {
 		w.revision = w.before.revision
 		return true, nil
 	}
 	w.revision = w.before.revision + 1
-	checksum, version := int64(checksumOf(w.id, encoded)), int64(versionOf(w.id, w.state))
+	checksum, version := int64(stored.Checksum(w.id, encoded)), int64(stored.Version(w.id, w.state))
 	at, hour := expiry(w.state)
 	var result sql.Result
 	var err error

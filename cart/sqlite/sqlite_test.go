@@ -18,6 +18,7 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"cartd/cart"
+	"cartd/cart/internal/stored"
 	"cartd/crdt"
 )
 
@@ -193,7 +194,7 @@ func TestDamagedSnapshotKeepsChanges(t *testing.T) {
 	first := &basket{hurt.id, new(crdt.State)}
 	encoded := crdt.AppendState(nil, first.add(t, "apples").State)
 	execute(t, repaired, "UPDATE carts SET state = ?, checksum = ? WHERE id = ?",
-		encoded, int64(checksumOf(hurt.id, encoded)), hurt.id[:])
+		encoded, int64(stored.Checksum(hurt.id, encoded)), hurt.id[:])
 	s = open(t, repaired)
 	wantState(t, s, hurt)
 	closeStore(t, s)
@@ -688,13 +689,13 @@ func TestVersions(t *testing.T) {
 	erased := &crdt.State{Erased: true}
 	seen := map[uint64]bool{}
 	for _, s := range []*crdt.State{first, second, erased} {
-		seen[versionOf(b.id, s)] = true
-		seen[versionOf(cart.NewID(), s)] = true
+		seen[stored.Version(b.id, s)] = true
+		seen[stored.Version(cart.NewID(), s)] = true
 	}
 	if len(seen) != 6 {
 		t.Errorf("%d versions of 6", len(seen))
 	}
-	if versionOf(b.id, second) != versionOf(b.id, crdt.Join(first, second)) {
+	if stored.Version(b.id, second) != stored.Version(b.id, crdt.Join(first, second)) {
 		t.Error("equal carts have different versions")
 	}
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"cartd/cart/postgres"
 )
 
 // config is the settings of a node.
@@ -18,12 +20,18 @@ type config struct {
 	listen      string
 	adminListen string
 	dataDir     string
+	databaseURL string // holds a password: never to be shown
 	dev         bool
 	maxLines    int
 	memory      byteSize
 }
 
-const envPrefix = "CARTD_"
+const (
+	envPrefix = "CARTD_"
+
+	databaseURLFlag  = "database-url"
+	databaseURLUsage = "keep carts in this PostgreSQL database, not in --data-dir: postgres://user:password@host:5432/database"
+)
 
 // flags declares the flag of each setting.
 func (c *config) flags(f *pflag.FlagSet) {
@@ -31,13 +39,15 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.listen, "listen", "127.0.0.1:8080", "address of the HTTP API")
 	f.StringVar(&c.adminListen, "admin-listen", "127.0.0.1:8081", "address for operators: /livez, /readyz")
 	f.StringVar(&c.dataDir, "data-dir", "./cartd-data", "directory of the store, created where it is missing")
+	f.StringVar(&c.databaseURL, databaseURLFlag, "", databaseURLUsage)
 	f.BoolVar(&c.dev, "dev", false, "trust every caller: any cart without its token, and prices")
 	f.IntVar(&c.maxLines, "max-lines", 1000, "lines that a cart may have, 1 to 10000")
 	f.Var(&c.memory, "memory", "memory for carts, as 512MiB or in bytes; carts that were not used for longest leave it")
 }
 
-// check refuses settings that are out of range or contradict each other.
-func (c *config) check() error {
+// check refuses settings that are out of range or contradict each other. given tells of a flag
+// whether it was set, by itself or by its variable.
+func (c *config) check(given func(flag string) bool) error {
 	for _, l := range [...]struct{ flag, address string }{{"--listen", c.listen}, {"--admin-listen", c.adminListen}} {
 		if _, err := net.ResolveTCPAddr("tcp", l.address); err != nil || l.address == "" {
 			return fmt.Errorf("%s is %q, not an address like 127.0.0.1:8080", l.flag, l.address)
@@ -46,6 +56,8 @@ func (c *config) check() error {
 	switch {
 	case c.listen == c.adminListen && !strings.HasSuffix(c.listen, ":0"):
 		return fmt.Errorf("--listen and --admin-listen are both %s", c.listen)
+	case given(databaseURLFlag) && given("data-dir"):
+		return errors.New("--database-url and --data-dir contradict each other: carts are kept in one of them")
 	case c.dataDir == "":
 		return errors.New("--data-dir must not be empty")
 	case c.maxLines < 1 || c.maxLines > 10_000:
@@ -53,25 +65,44 @@ func (c *config) check() error {
 	case c.memory < 1<<20:
 		return fmt.Errorf("--memory is %s, less than 1MiB", c.memory)
 	}
+	if given(databaseURLFlag) {
+		return checkDatabaseURL(c.databaseURL)
+	}
+	return nil
+}
+
+func checkDatabaseURL(url string) error {
+	if err := postgres.CheckURL(url); err != nil {
+		return fmt.Errorf("--database-url is %w", err) // which does not tell the password
+	}
 	return nil
 }
 
 // fromEnvironment sets each flag that was not given from its variable: --data-dir from
-// CARTD_DATA_DIR. A CARTD_ variable that no flag goes by is an error: most likely it is misspelt.
+// CARTD_DATA_DIR. A CARTD_ variable that no flag goes by is an error: most likely it is misspelt. One
+// that only a flag of serve goes by is none: the commands run in one environment.
 func fromEnvironment(cmd *cobra.Command, environ []string) error {
 	flags := cmd.Flags()
 	known := make(map[string]*pflag.Flag)
+	variables := make(map[string]bool)
 	flags.VisitAll(func(f *pflag.Flag) {
 		if f.Name != "help" {
-			known[envPrefix+strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))] = f
+			known[variableOf(f)] = f
 		}
 	})
+	var c config
+	elsewhere := pflag.NewFlagSet("", pflag.ContinueOnError)
+	c.flags(elsewhere)
+	elsewhere.VisitAll(func(f *pflag.Flag) { variables[variableOf(f)] = true })
 	for _, entry := range slices.Sorted(slices.Values(environ)) {
 		name, value, _ := strings.Cut(entry, "=")
 		if !strings.HasPrefix(name, envPrefix) {
 			continue
 		}
 		f := known[name]
+		if f == nil && variables[name] {
+			continue
+		}
 		if f == nil {
 			return fmt.Errorf("there is no setting %s", name)
 		}
@@ -83,6 +114,11 @@ func fromEnvironment(cmd *cobra.Command, environ []string) error {
 		}
 	}
 	return nil
+}
+
+// variableOf returns the name of the variable that sets a flag.
+func variableOf(f *pflag.Flag) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 }
 
 // byteSize is a number of bytes, written with or without a unit.

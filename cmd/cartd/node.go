@@ -13,6 +13,7 @@ import (
 
 	"cartd/api"
 	"cartd/cart"
+	"cartd/cart/postgres"
 	"cartd/cart/sqlite"
 )
 
@@ -30,7 +31,8 @@ const (
 // node is one running cartd: the store, the service on it, and the listeners in front.
 type node struct {
 	log      *slog.Logger
-	store    *sqlite.Store
+	store    cart.Store
+	storedIn string                       // where, for logs
 	service  atomic.Pointer[cart.Service] // nil until the store is open
 	draining atomic.Bool
 
@@ -56,7 +58,7 @@ func startNode(ctx context.Context, c config, log *slog.Logger) (n *node, err er
 	n.admin = n.serve(admin, n.adminHandler())
 	n.adminAddr = admin.Addr()
 
-	if n.store, err = sqlite.Open(ctx, c.dataDir, sqlite.Options{Logger: log}); err != nil {
+	if err := n.openStore(ctx, c); err != nil {
 		return n, err
 	}
 	limits := cart.DefaultLimits
@@ -72,6 +74,26 @@ func startNode(ctx context.Context, c config, log *slog.Logger) (n *node, err er
 	n.public = n.serve(public, api.New(api.Options{Service: service, Dev: c.dev, Logger: log}))
 	n.publicAddr = public.Addr()
 	return n, nil
+}
+
+func (n *node) openStore(ctx context.Context, c config) (err error) {
+	if c.databaseURL == "" {
+		n.storedIn = c.dataDir
+		// Only a store that was opened goes into the interface: nil in there would not be nil.
+		s, err := sqlite.Open(ctx, c.dataDir, sqlite.Options{Logger: n.log})
+		if err == nil {
+			n.store = s
+		}
+		return err
+	}
+	if n.storedIn, err = postgres.Address(c.databaseURL); err != nil {
+		return err
+	}
+	s, err := postgres.Open(ctx, c.databaseURL, postgres.Options{Logger: n.log})
+	if err == nil {
+		n.store = s
+	}
+	return err
 }
 
 // serve serves a listener until stop.
@@ -105,8 +127,19 @@ func (n *node) serve(l net.Listener, h http.Handler) *http.Server {
 	return server
 }
 
+// failing is a store that writes behind the commits too, where no request is told of a failure.
+type failing interface {
+	Failed() <-chan struct{}
+	Err() error
+}
+
 // wait returns when ctx is done, with nil, or when the node cannot go on, with the reason.
 func (n *node) wait(ctx context.Context) error {
+	var behind <-chan struct{}
+	f, ok := n.store.(failing)
+	if ok {
+		behind = f.Failed()
+	}
 	select {
 	case <-ctx.Done():
 		return nil
@@ -114,14 +147,14 @@ func (n *node) wait(ctx context.Context) error {
 		return err
 	case <-n.service.Load().Failed():
 		return storeFailed(n.service.Load().Err())
-	case <-n.store.Failed(): // behind the commits, where no request is told
-		return storeFailed(n.store.Err())
+	case <-behind:
+		return storeFailed(f.Err())
 	}
 }
 
 func storeFailed(err error) error {
 	return fmt.Errorf("the store failed, and what it was asked to write may be lost: no write is acknowledged any more; "+
-		"look after the disk and start again: %w", err)
+		"look after the disk or the database and start again: %w", err)
 }
 
 // stop ends the node: not ready, requests in flight finish, what was accepted is written, and the

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"cartd/api"
+	"cartd/internal/pgtest"
 )
 
 // The tests of this file's kind run the real binaries, which are built once.
@@ -31,7 +32,7 @@ var binaries struct {
 func TestMain(m *testing.M) {
 	binaries.dir, binaries.err = os.MkdirTemp("", "cartd-test")
 	code := m.Run()
-	if err := os.RemoveAll(binaries.dir); err != nil {
+	if err := errors.Join(os.RemoveAll(binaries.dir), pgtest.Close()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
@@ -99,8 +100,17 @@ func start(t *testing.T, dir string, args ...string) *process {
 func launch(t *testing.T, dir string, args ...string) *process {
 	t.Helper()
 	cartd, _ := build(t)
-	args = append([]string{"serve", "--dev", "--data-dir", dir, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"}, args...)
-	p := &process{t: t, cmd: exec.Command(cartd, args...), done: make(chan struct{})}
+	return launchCommand(t, exec.Command(cartd, append(append(listening(), "--data-dir", dir), args...)...))
+}
+
+// listening returns the arguments of every node that a test starts.
+func listening() []string {
+	return []string{"serve", "--dev", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"}
+}
+
+func launchCommand(t *testing.T, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{t: t, cmd: cmd, done: make(chan struct{})}
 	p.cmd.Env = environment()
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {

@@ -17,14 +17,14 @@ func serveCommand(environ []string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run a node",
-		Long: "Run a node, which keeps its carts in an SQLite file.\n\n" +
+		Long: "Run a node, which keeps its carts in an SQLite file, or in a PostgreSQL database with --database-url.\n\n" +
 			"Each flag can be given as a variable too: --data-dir as CARTD_DATA_DIR. A flag goes before its variable.",
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := fromEnvironment(cmd, environ); err != nil {
 				return usageError{err}
 			}
-			if err := c.check(); err != nil {
+			if err := c.check(cmd.Flags().Changed); err != nil {
 				return usageError{err}
 			}
 			return serve(cmd, c)
@@ -44,7 +44,7 @@ func serve(cmd *cobra.Command, c config) error {
 	if terminal {
 		banner(cmd.OutOrStdout(), c, n)
 	} else {
-		log.Info("serving", "version", version(), "listen", n.publicAddr.String(), "admin_listen", n.adminAddr.String(), "data_dir", c.dataDir)
+		log.Info("serving", "version", version(), "listen", n.publicAddr.String(), "admin_listen", n.adminAddr.String(), "store", n.storedIn)
 	}
 	if c.dev {
 		log.Warn("--dev: every caller is trusted with every cart and with prices; keep this node to yourself")
@@ -64,7 +64,7 @@ func serve(cmd *cobra.Command, c config) error {
 
 func banner(w io.Writer, c config, n *node) {
 	fmt.Fprintf(w, "cartd %s\n  API       http://%s   (the contract: /openapi.yaml)\n  operators http://%s/readyz\n  carts in  %s, up to %s of them in memory\n",
-		version(), n.publicAddr, n.adminAddr, c.dataDir, c.memory)
+		version(), n.publicAddr, n.adminAddr, n.storedIn, c.memory)
 }
 
 func isTerminal(w io.Writer) bool {

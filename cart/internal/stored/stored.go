@@ -1,0 +1,53 @@
+// Package stored computes the columns that every store keeps beside the encoded state of a cart.
+package stored
+
+import (
+	"encoding/binary"
+
+	"github.com/cespare/xxhash/v2"
+
+	"cartd/cart"
+	"cartd/crdt"
+)
+
+// Checksum hashes the id too, so that what was stored of another cart is no match.
+func Checksum(id cart.ID, encoded []byte) uint64 {
+	var d xxhash.Digest
+	d.Reset()
+	_, _ = d.Write(id[:]) // never fails
+	_, _ = d.Write(encoded)
+	return d.Sum64()
+}
+
+// Version hashes the id and the version vector of a cart, which together tell all of its content.
+// Carts that are erased are equal whatever their vectors were.
+func Version(id cart.ID, s *crdt.State) uint64 {
+	var d xxhash.Digest
+	var b [16]byte
+	d.Reset()
+	_, _ = d.Write(id[:])
+	if s.Erased {
+		_, _ = d.WriteString("erased")
+		return d.Sum64()
+	}
+	for _, e := range s.VV {
+		binary.LittleEndian.PutUint64(b[:], uint64(e.Replica))
+		binary.LittleEndian.PutUint64(b[8:], e.Seq)
+		_, _ = d.Write(b[:])
+	}
+	return d.Sum64()
+}
+
+// MillisecondsPerHour converts the time of an expiry to its hour.
+const MillisecondsPerHour = 60 * 60 * 1000
+
+// Expiry returns when a cart expires, in milliseconds of Unix time, and whether it does.
+func Expiry(s *crdt.State) (ms int64, expires bool) {
+	if s.Erased || s.Lifetime.Expires == 0 {
+		return 0, false
+	}
+	return s.Lifetime.Expires.Time().UnixMilli(), true
+}
+
+// Descends reports whether a holds everything that b holds.
+func Descends(a, b *crdt.State) bool { return a.Erased || !b.Erased && a.VV.Descends(b.VV) }

@@ -1,0 +1,158 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+
+	"cartd/migrations"
+)
+
+// How long a process waits for another one that migrates: 240 attempts. The lease is what remains
+// of the lock of a process that died.
+const (
+	lockEvery    = 250 * time.Millisecond
+	lockAttempts = 240
+	lockLease    = 10 * time.Second
+)
+
+func isEOF(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+func parseURL(text string) (*pgxpool.Config, error) {
+	if err := checkScheme(text); err != nil {
+		return nil, err
+	}
+	config, err := pgxpool.ParseConfig(text)
+	if err != nil {
+		return nil, errURL
+	}
+	return config, nil
+}
+
+// Address returns where a database is, as host:port/name, without user and password.
+func Address(text string) (string, error) {
+	config, err := parseURL(text)
+	if err != nil {
+		return "", err
+	}
+	c := config.ConnConfig
+	return net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))) + "/" + c.Database, nil
+}
+
+// pool returns a pool of at most so many connections, which are made when they are needed.
+func pool(config *pgxpool.Config, opts Options, conns int) (*pgxpool.Pool, error) {
+	config = config.Copy()
+	config.MaxConns, config.MinConns, config.MinIdleConns = int32(conns), 0, 0
+	config.PingTimeout = opts.ConnectTimeout
+	config.ConnConfig.ConnectTimeout = opts.ConnectTimeout
+	// The server gives up first, as long as it can be reached: then the connection stays.
+	setDefault(config.ConnConfig.RuntimeParams, "statement_timeout", strconv.FormatInt(opts.StatementTimeout.Milliseconds(), 10))
+	setDefault(config.ConnConfig.RuntimeParams, "application_name", "cartd")
+	return pgxpool.NewWithConfig(context.Background(), config) // connects to nothing yet
+}
+
+func setDefault(params map[string]string, name, value string) {
+	if _, ok := params[name]; !ok {
+		params[name] = value
+	}
+}
+
+// checkServer refuses a server that may lose what it acknowledged. Databases that have no such
+// settings are taken at their word.
+func checkServer(ctx context.Context, p *pgxpool.Pool, log *slog.Logger) error {
+	rows, err := p.Query(ctx, "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit')")
+	if err != nil {
+		return fmt.Errorf("read the server's settings: %w", err)
+	}
+	defer rows.Close()
+	settings := make(map[string]string)
+	for rows.Next() {
+		var name, setting string
+		if err := rows.Scan(&name, &setting); err != nil {
+			return err
+		}
+		settings[name] = setting
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read the server's settings: %w", err)
+	}
+	if settings["fsync"] == "off" {
+		return ErrUnsafe
+	}
+	if settings["synchronous_commit"] == "off" {
+		log.Warn("the database runs with synchronous_commit=off: a crash of its server loses the last acknowledged writes")
+	}
+	return nil
+}
+
+// Migration tells what Migrate did.
+type Migration struct {
+	From, To int64 // versions of the schema
+}
+
+// Migrate brings the schema of a database up to date. One process does so at a time, others wait
+// for it. Errors wrap ErrNewerSchema where the schema is newer than this program.
+func Migrate(ctx context.Context, url string, opts Options) (Migration, error) {
+	config, err := parseURL(url)
+	if err != nil {
+		return Migration{}, fmt.Errorf("postgres: %w", err)
+	}
+	m, err := migrate(ctx, config, opts.withDefaults())
+	if err != nil {
+		return m, fmt.Errorf("postgres: migrate: %w", err)
+	}
+	return m, nil
+}
+
+// migrate runs on connections of its own: no timeout applies to the statements of a migration.
+func migrate(ctx context.Context, config *pgxpool.Config, opts Options) (m Migration, err error) {
+	c := config.ConnConfig.Copy()
+	c.ConnectTimeout = opts.ConnectTimeout
+	setDefault(c.RuntimeParams, "application_name", "cartd migrate")
+	db := stdlib.OpenDB(*c)
+	defer func() { err = errors.Join(err, db.Close()) }()
+
+	schema, err := fs.Sub(migrations.Postgres, "postgres")
+	if err != nil {
+		return m, err
+	}
+	// Not PostgreSQL's advisory locks: CockroachDB takes them and does nothing.
+	locker, err := lock.NewPostgresTableLocker(
+		lock.WithTableLockTimeout(lockEvery, lockAttempts),
+		lock.WithTableLeaseDuration(lockLease),
+		lock.WithTableHeartbeatInterval(lockLease/4),
+		lock.WithTableLogger(opts.Logger))
+	if err != nil {
+		return m, err
+	}
+	p, err := goose.NewProvider(goose.DialectPostgres, db, schema,
+		goose.WithDisableGlobalRegistry(true), goose.WithLocker(locker))
+	if err != nil {
+		return m, err
+	}
+	current, known, err := p.GetVersions(ctx)
+	if err != nil {
+		return m, fmt.Errorf("read the version of the schema: %w", err)
+	}
+	m = Migration{From: current, To: max(current, known)}
+	if current > known {
+		return m, fmt.Errorf("%w: its schema has version %d, and this program knows %d", ErrNewerSchema, current, known)
+	}
+	if current < known { // else no right to change anything is needed
+		_, err = p.Up(ctx)
+	}
+	return m, err
+}

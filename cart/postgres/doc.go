@@ -1,0 +1,44 @@
+// Package postgres keeps carts in a PostgreSQL database. It implements cart.Store.
+//
+// # The way of a commit
+//
+// Commit joins the changes of each cart, joins that with what the database has of the cart, and
+// writes the snapshots of all carts of the batch in one statement, which is one transaction and one
+// round trip. The statement compares and sets: a row is written only where it has the revision
+// that the join began from, so two processes that write one cart never overwrite each other. Carts
+// whose row was changed meanwhile are locked, loaded, joined and written again, in a transaction; the
+// others are done.
+//
+// What was last written of a cart by this process is remembered, its revision and its version
+// vector, for a bounded number of carts. Where a change comes with a whole state that descends from
+// there, the row need not be read at all. A memory that is wrong costs a round trip and nothing
+// else: the revision differs, and the row is loaded.
+//
+// A delta that cannot be joined, because its author did not hold the whole cart and the snapshot is
+// damaged or lacks what the delta needs, goes to the table fragments. Load joins fragments with the
+// snapshot, and the first commit that reads the cart's row and can join them moves them there.
+//
+// The statements run one by one, and rows are written in the order of their ids. They stay within
+// the SQL that CockroachDB and YugabyteDB share with PostgreSQL. Both are untested.
+//
+// # What goes wrong
+//
+// The network, a server that stops, fails over or has no room, a timeout: the error wraps
+// cart.ErrNoRoom. Where the connection broke before the answer came, the statement may have been
+// carried out all the same, and with more than one statement or several attempts some carts may be
+// written and others not. The promise of cart.ErrNoRoom, that the changes may be committed again,
+// holds: a commit joins, and what is joined twice is there once. Whoever commits again
+// until Commit returns nil has what he would have had without the failure. Until then others may
+// load what nobody was told is durable; it is durable where they see it, since they read it from
+// the database.
+//
+// Any other error is one of the schema, of this program or of damaged data: nothing can be
+// promised, and Commit returns it as it is.
+//
+// A damaged row: Load returns cart.ErrDamaged and the row stays as it is. Deltas of the cart become
+// fragments; a whole state of the cart, once committed, replaces the row. A damaged fragment
+// makes Load return cart.ErrDamaged too.
+//
+// A server that runs with fsync=off may lose what it said is committed: Open refuses it. With
+// synchronous_commit=off it loses the last moments: Open warns.
+package postgres

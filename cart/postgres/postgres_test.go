@@ -1,0 +1,500 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"cartd/cart"
+	"cartd/crdt"
+	"cartd/internal/pgtest"
+)
+
+var background = context.Background()
+
+// basket is a cart as one of its authors knows it.
+type basket struct {
+	id      cart.ID
+	replica crdt.ReplicaID
+	state   *crdt.State
+}
+
+func newBasket() *basket { return &basket{cart.NewID(), 7, new(crdt.State)} }
+
+var at = time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
+
+func (b *basket) change(tb testing.TB, command func(e crdt.Event) *crdt.Delta) cart.Change {
+	tb.Helper()
+	d := command(crdt.Event{Replica: b.replica, At: b.state.Lifetime.Updated.Next(at)})
+	d.Lifetime.Expires = crdt.TimestampAt(at.AddDate(0, 0, 30))
+	state, err := b.state.Apply(d)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	b.state = state
+	return cart.Change{ID: b.id, Delta: d, State: state}
+}
+
+func (b *basket) add(tb testing.TB, line string) cart.Change {
+	tb.Helper()
+	return b.change(tb, func(e crdt.Event) *crdt.Delta { return e.Add(b.state, line, 1) })
+}
+
+func (b *basket) remove(tb testing.TB, line string) cart.Change {
+	tb.Helper()
+	return b.change(tb, func(e crdt.Event) *crdt.Delta { return e.Remove(b.state, line) })
+}
+
+func bare(c cart.Change) cart.Change {
+	c.State = nil
+	return c
+}
+
+func open(tb testing.TB, url string, opts Options) *Store {
+	tb.Helper()
+	s, err := Open(background, url, opts)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func commit(tb testing.TB, s *Store, changes ...cart.Change) {
+	tb.Helper()
+	if err := s.Commit(background, changes); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func wantState(tb testing.TB, s *Store, b *basket) {
+	tb.Helper()
+	got, err := s.Load(background, b.id)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if !bytes.Equal(crdt.AppendState(nil, got), crdt.AppendState(nil, b.state)) {
+		tb.Fatalf("got %+v, want %+v", got, b.state)
+	}
+}
+
+func wantDamaged(tb testing.TB, s *Store, b *basket) {
+	tb.Helper()
+	_, err := s.Load(background, b.id)
+	if !errors.Is(err, cart.ErrDamaged) || !strings.Contains(err.Error(), b.id.String()) {
+		tb.Fatalf("got %v, want an error that wraps %v and names %v", err, cart.ErrDamaged, b.id)
+	}
+}
+
+func execute(tb testing.TB, url, statement string, args ...any) {
+	tb.Helper()
+	if err := pgtest.Exec(url, statement, args...); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// fragments returns how many rows the table has.
+func fragments(tb testing.TB, s *Store) (n int) {
+	tb.Helper()
+	if err := s.readers.QueryRow(background, "SELECT count(*) FROM fragments").Scan(&n); err != nil {
+		tb.Fatal(err)
+	}
+	return n
+}
+
+const flipByte = "UPDATE carts SET state = set_byte(state, length(state)/2, get_byte(state, length(state)/2) # 1) WHERE id = $1"
+
+// TestDamagedRow: what is damaged is told, once, and stays as it is; changes of the cart are kept
+// beside it, and a whole state replaces it.
+func TestDamagedRow(t *testing.T) {
+	t.Parallel()
+	url := pgtest.New(t)
+	var log bytes.Buffer
+	s := open(t, url, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	hurt, whole := newBasket(), newBasket()
+	commit(t, s, hurt.add(t, "apples"), whole.add(t, "pears"))
+	execute(t, url, flipByte, hurt.id[:])
+	wantDamaged(t, s, hurt)
+	wantDamaged(t, s, hurt)
+	wantState(t, s, whole)
+	if n := strings.Count(log.String(), "cart="+hurt.id.String()); n != 1 {
+		t.Errorf("the damaged cart is logged %d times:\n%s", n, &log)
+	}
+
+	pears := bare(hurt.add(t, "pears"))
+	commit(t, s, pears, whole.add(t, "apples"))
+	commit(t, s, pears, bare(hurt.remove(t, "apples")), pears)
+	wantDamaged(t, s, hurt)
+	wantState(t, s, whole)
+	if n := fragments(t, s); n != 2 {
+		t.Errorf("%d fragments, not 2", n)
+	}
+
+	other := &basket{hurt.id, 8, hurt.state} // knows nothing of what follows here
+	commit(t, s, bare(hurt.add(t, "plums")))
+	other.add(t, "figs")
+	commit(t, s, cart.Change{ID: hurt.id, Delta: nil, State: other.state})
+	hurt.state = crdt.Join(hurt.state, other.state)
+	wantState(t, s, hurt)
+	if n := fragments(t, s); n != 0 {
+		t.Errorf("%d fragments are left", n)
+	}
+}
+
+// TestDamagedFragment: a fragment that cannot be read makes the cart damaged, until a whole state
+// replaces both.
+func TestDamagedFragment(t *testing.T) {
+	t.Parallel()
+	url := pgtest.New(t)
+	s := open(t, url, Options{})
+	b := newBasket()
+	b.add(t, "apples")
+	remove := b.remove(t, "apples") // builds on what the database never gets
+	commit(t, s, bare(remove))
+	wantDamaged(t, s, b)
+	execute(t, url, "UPDATE fragments SET delta = delta || '\\x00'")
+	wantDamaged(t, s, b)
+	commit(t, s, bare(remove)) // the whole fragment again
+	if n := fragments(t, s); n != 1 {
+		t.Errorf("%d fragments, not 1", n)
+	}
+	execute(t, url, "UPDATE fragments SET delta = delta || '\\x00'")
+	commit(t, s, b.add(t, "pears"))
+	wantState(t, s, b)
+	if n := fragments(t, s); n != 0 {
+		t.Errorf("%d fragments are left", n)
+	}
+}
+
+// TestFragmentBeforeItsBase: a delta that arrives first is joined when what it needs is there.
+func TestFragmentBeforeItsBase(t *testing.T) {
+	t.Parallel()
+	s := open(t, pgtest.New(t), Options{})
+	b := newBasket()
+	add, remove := bare(b.add(t, "apples")), bare(b.remove(t, "apples"))
+	commit(t, s, remove)
+	wantDamaged(t, s, b)
+	commit(t, s, add)
+	wantState(t, s, b)
+	if n := fragments(t, s); n != 0 {
+		t.Errorf("%d fragments are left", n)
+	}
+}
+
+// TestMemory: what is remembered of a row saves reading it, and harms nothing where it is wrong.
+func TestMemory(t *testing.T) {
+	t.Parallel()
+	url := pgtest.New(t)
+	s, other := open(t, url, Options{}), open(t, url, Options{})
+	b := newBasket()
+	commit(t, s, b.add(t, "apples"))
+	commit(t, s, b.add(t, "apples")) // from memory
+	wantState(t, s, b)
+	o := &basket{b.id, 8, new(crdt.State)}
+	commit(t, other, o.add(t, "pears"))
+	commit(t, s, b.add(t, "apples")) // the revision is another one by now
+	b.state = crdt.Join(b.state, o.state)
+	wantState(t, s, b)
+
+	execute(t, url, "DELETE FROM carts") // as a purge
+	commit(t, s, b.add(t, "plums"))
+	wantState(t, s, b)
+	execute(t, url, "DELETE FROM carts")
+	commit(t, other, o.add(t, "figs"))
+	commit(t, s, b.add(t, "plums"))
+	b.state = crdt.Join(b.state, o.state)
+	wantState(t, s, b)
+
+	erase := cart.Change{ID: b.id, Delta: &crdt.Delta{State: crdt.State{Erased: true}}, State: &crdt.State{Erased: true}}
+	commit(t, s, erase)
+	commit(t, s, b.add(t, "plums"))
+	b.state = erase.State
+	wantState(t, s, b)
+
+	var m memory
+	for range 5 * maxKnown {
+		m.put(cart.NewID(), known{})
+	}
+	if n := len(m.young) + len(m.old); n > 2*maxKnown {
+		t.Errorf("%d rows are remembered", n)
+	}
+}
+
+// TestTwoWriters: two stores write the same carts at once, and what is stored in the end is the
+// join of all.
+func TestTwoWriters(t *testing.T) {
+	t.Parallel()
+	url := pgtest.New(t)
+	const carts, rounds = 8, 50
+	ids := make([]cart.ID, carts)
+	for i := range ids {
+		ids[i] = cart.NewID()
+	}
+	var authors [2][]*basket
+	var wg sync.WaitGroup
+	for i := range authors {
+		s := open(t, url, Options{})
+		for _, id := range ids {
+			authors[i] = append(authors[i], &basket{id, crdt.ReplicaID(i + 1), new(crdt.State)})
+		}
+		wg.Go(func() {
+			for range rounds {
+				var changes []cart.Change
+				for k := range authors[i] { // in different orders
+					b := authors[i][(k*(i*2+1))%carts]
+					c := b.add(t, "apples")
+					if k%3 == 0 {
+						c = bare(c)
+					}
+					changes = append(changes, c)
+				}
+				if err := s.Commit(background, changes); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	s := open(t, url, Options{})
+	for k := range ids {
+		wantState(t, s, &basket{id: ids[k], state: crdt.Join(authors[0][k].state, authors[1][k].state)})
+	}
+}
+
+// TestServerKilled: a crash of the server loses nothing that was committed. A process of the
+// server that outlives the crash for a moment may still take a commit, which then counts too.
+func TestServerKilled(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	s := open(t, server.URL, Options{})
+	b := newBasket()
+	for range 3 {
+		commit(t, s, b.add(t, "apples"))
+		server.Kill(t)
+		lost := b.add(t, "pears")
+		err := s.Commit(background, []cart.Change{lost})
+		if err != nil && !errors.Is(err, cart.ErrNoRoom) {
+			t.Fatalf("got %v, want %v", err, cart.ErrNoRoom)
+		}
+		server.Restart(t)
+		if err != nil {
+			commitAgain(t, s, lost)
+		}
+		wantState(t, s, b)
+	}
+}
+
+// commitAgain commits as the committer does: until it is told that it is done.
+func commitAgain(t *testing.T, s *Store, changes ...cart.Change) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		err := s.Commit(background, changes)
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, cart.ErrNoRoom) {
+			t.Fatal(err)
+		}
+		select {
+		case <-ticker.C:
+		case <-deadline:
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestServerStopped: without a server commits are refused, soon, and loads too; that is logged once.
+func TestServerStopped(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	var log bytes.Buffer
+	s := open(t, server.URL, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	b := newBasket()
+	commit(t, s, b.add(t, "apples"))
+	server.Stop(t)
+	next := b.add(t, "apples")
+	for range 3 {
+		begin := time.Now()
+		if err := s.Commit(background, []cart.Change{next}); !errors.Is(err, cart.ErrNoRoom) {
+			t.Fatalf("got %v, want %v", err, cart.ErrNoRoom)
+		}
+		if took := time.Since(begin); took > 3*time.Second {
+			t.Errorf("a refusal took %v", took)
+		}
+		if _, err := s.Load(background, b.id); err == nil || errors.Is(err, cart.ErrNotFound) || errors.Is(err, cart.ErrDamaged) {
+			t.Fatalf("load: %v", err)
+		}
+	}
+	server.Restart(t)
+	commitAgain(t, s, next)
+	wantState(t, s, b)
+	if got := log.String(); strings.Count(got, "takes no writes") != 1 || strings.Count(got, "takes writes again") != 1 {
+		t.Errorf("logged:\n%s", got)
+	}
+}
+
+// TestNoAnswer: a server that accepts and says nothing costs no more than the timeouts.
+func TestNoAnswer(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	s := open(t, server.URL, Options{ConnectTimeout: 200 * time.Millisecond, StatementTimeout: 200 * time.Millisecond})
+	b := newBasket()
+	commit(t, s, b.add(t, "apples"))
+
+	// Another transaction holds the row for longer than a statement may take.
+	tx, err := s.readers.Begin(background)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(background) //nolint:errcheck // it is rolled back below, or the test failed
+	if _, err := tx.Exec(background, "SELECT id FROM carts FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	next := b.add(t, "apples")
+	if err := s.Commit(background, []cart.Change{next}); !errors.Is(err, cart.ErrNoRoom) {
+		t.Fatalf("got %v, want %v", err, cart.ErrNoRoom)
+	}
+	if err := tx.Rollback(background); err != nil {
+		t.Fatal(err)
+	}
+	commit(t, s, next)
+	wantState(t, s, b)
+
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	begin := time.Now()
+	if _, err := Open(background, "postgres://cartd@"+silent.Addr().String()+"/x", s.opts); err == nil {
+		t.Fatal("a server that says nothing was opened")
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+func TestUnsafeServer(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t, "fsync=off")
+	if _, err := Open(background, server.URL, Options{}); !errors.Is(err, ErrUnsafe) {
+		t.Fatalf("got %v, want %v", err, ErrUnsafe)
+	}
+	if err := pgtest.Exec(server.URL, "SELECT 1 FROM goose_db_version"); err == nil {
+		t.Error("the server was refused, and written to")
+	}
+}
+
+func TestAsynchronousServer(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	open(t, pgtest.New(t)+"&synchronous_commit=off", Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if !strings.Contains(log.String(), "synchronous_commit=off") {
+		t.Errorf("no warning:\n%s", &log)
+	}
+}
+
+func TestMigrate(t *testing.T) {
+	t.Parallel()
+	url := pgtest.New(t)
+	var wg sync.WaitGroup
+	for range 4 { // at once, on an empty schema
+		wg.Go(func() {
+			if m, err := Migrate(background, url, Options{}); err != nil || m.To != 1 {
+				t.Errorf("got %+v, %v", m, err)
+			}
+		})
+	}
+	wg.Wait()
+	if m, err := Migrate(background, url, Options{}); err != nil || m != (Migration{1, 1}) {
+		t.Errorf("got %+v, %v", m, err)
+	}
+	execute(t, url, "INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, true)")
+	if _, err := Open(background, url, Options{}); !errors.Is(err, ErrNewerSchema) {
+		t.Errorf("got %v, want %v", err, ErrNewerSchema)
+	}
+	if _, err := Migrate(background, url, Options{}); !errors.Is(err, ErrNewerSchema) {
+		t.Errorf("got %v, want %v", err, ErrNewerSchema)
+	}
+}
+
+// TestErrorClasses: what passes by itself is tried again, what does not ends the process.
+func TestErrorClasses(t *testing.T) {
+	for code, again := range map[string]bool{
+		"53100": true,  // disk full
+		"53200": true,  // out of memory
+		"53300": true,  // too many connections
+		"57P01": true,  // the server shuts down
+		"57P03": true,  // it starts
+		"57014": true,  // statement timeout
+		"08006": true,  // connection failure
+		"40001": true,  // serialization failure
+		"40P01": true,  // deadlock
+		"25006": true,  // a standby
+		"58030": true,  // I/O error
+		"42P01": false, // no such table
+		"42703": false, // no such column
+		"42501": false, // no such right
+		"23502": false, // a value is missing
+		"22P02": false, // a value is malformed
+		"XX001": false, // data corrupted
+		"":      false,
+	} {
+		err := refused(fmt.Errorf("write: %w", &pgconn.PgError{Code: code}))
+		if errors.Is(err, cart.ErrNoRoom) != again {
+			t.Errorf("%q: got %v", code, err)
+		}
+	}
+	if err := refused(ErrClosed); errors.Is(err, cart.ErrNoRoom) {
+		t.Error("a store that was closed is tried again")
+	}
+}
+
+// TestSchemaGone: an error of the schema is not tried again.
+func TestSchemaGone(t *testing.T) {
+	t.Parallel()
+	url := pgtest.New(t)
+	s := open(t, url, Options{})
+	execute(t, url, "DROP TABLE carts")
+	if err := s.Commit(background, []cart.Change{newBasket().add(t, "apples")}); err == nil || errors.Is(err, cart.ErrNoRoom) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestSecrets: no error and no address tells the password.
+func TestSecrets(t *testing.T) {
+	for _, url := range []string{
+		"postgres://user:sesame@127.0.0.1:1/db",
+		"postgres://user@127.0.0.1:1/db?password=sesame",
+		"postgres://user:ses/ame@127.0.0.1:1/db",
+		"postgres://user:sesame@127.0.0.1:port/db",
+		"postgres://user:sesame@127.0.0.1:1/db?sslmode=maybe",
+		"user=user password=sesame host=127.0.0.1",
+		"mysql://user:sesame@127.0.0.1:1/db",
+	} {
+		_, err := Open(background, url, Options{})
+		if err == nil {
+			t.Fatalf("%s was opened", url)
+		}
+		address, addressErr := Address(url)
+		_, migrateErr := Migrate(background, url, Options{})
+		for _, text := range []string{err.Error(), address, fmt.Sprint(addressErr), migrateErr.Error(), fmt.Sprint(CheckURL(url))} {
+			if strings.Contains(text, "sesame") || strings.Contains(text, "ses/") || strings.Contains(text, ":ses") {
+				t.Errorf("%s: %s", url, text)
+			}
+		}
+	}
+}

@@ -1,0 +1,127 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+
+	"cartd/cart"
+	"cartd/cart/internal/stored"
+	"cartd/crdt"
+)
+
+// selectRows reads snapshots and fragments in one statement and so from one point in time: a
+// fragment that moves into a snapshot meanwhile is seen in one of them.
+const selectRows = `SELECT id, revision, state, checksum FROM carts WHERE id = ANY($1)
+	UNION ALL SELECT id, CAST(0 AS BIGINT), delta, checksum FROM fragments WHERE id = ANY($1)`
+
+// row is what the database has of a cart.
+type row struct {
+	revision  int64       // 0 where there is no snapshot
+	state     *crdt.State // nil where there is no snapshot, or a damaged one
+	damage    error       // of the snapshot
+	fragments []fragment
+}
+
+// fragment is a delta that is not in the snapshot.
+type fragment struct {
+	checksum int64       // also its name
+	delta    *crdt.Delta // nil where it is damaged
+	damage   error
+}
+
+// readRows reads what the database has of the given carts. Carts that it has nothing of are not in
+// the result.
+func readRows(ctx context.Context, c conn, ids [][]byte) (map[cart.ID]row, error) {
+	rows, err := c.Query(ctx, selectRows, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	all := make(map[cart.ID]row, len(ids))
+	for rows.Next() {
+		var idBytes, encoded []byte
+		var revision, checksum int64
+		if err := rows.Scan(&idBytes, &revision, &encoded, &checksum); err != nil {
+			return nil, err
+		}
+		var id cart.ID
+		copy(id[:], idBytes)
+		r := all[id]
+		if revision == 0 {
+			f := fragment{checksum: checksum}
+			if f.damage = verify(id, "fragment", encoded, checksum); f.damage == nil {
+				if f.delta, err = crdt.DecodeDelta(encoded); err != nil {
+					f.damage = damaged(id, "a fragment cannot be decoded: %w", err)
+				}
+			}
+			r.fragments = append(r.fragments, f)
+		} else {
+			r.revision = revision
+			if r.damage = verify(id, "snapshot", encoded, checksum); r.damage == nil {
+				if r.state, err = crdt.DecodeState(encoded); err != nil {
+					r.damage = damaged(id, "its snapshot cannot be decoded: %w", err)
+				}
+			}
+		}
+		all[id] = r
+	}
+	return all, rows.Err()
+}
+
+func verify(id cart.ID, what string, encoded []byte, checksum int64) error {
+	if sum := stored.Checksum(id, encoded); sum != uint64(checksum) {
+		return damaged(id, "the checksum of its %s is %016x, not %016x", what, sum, uint64(checksum))
+	}
+	return nil
+}
+
+// load returns the join of all that the database has of a cart, or the first damage.
+func (r row) load(id cart.ID) (*crdt.State, error) {
+	if r.damage != nil {
+		return nil, r.damage
+	}
+	deltas := make([]*crdt.Delta, 0, len(r.fragments))
+	for _, f := range r.fragments {
+		if f.damage != nil {
+			return nil, f.damage
+		}
+		deltas = append(deltas, f.delta)
+	}
+	state, left, err := apply(r.state, deltas)
+	if err != nil {
+		return nil, damaged(id, "a fragment cannot be joined: %w", err)
+	}
+	if len(left) > 0 {
+		return nil, damaged(id, "%d fragments build on changes that are missing", len(left))
+	}
+	if state == nil {
+		return nil, cart.ErrNotFound
+	}
+	return state, nil
+}
+
+// apply applies those deltas to a state that can be, in whatever order, and returns the others.
+// Without a state it begins from an empty one, and returns nil where no delta applies to that.
+func apply(state *crdt.State, deltas []*crdt.Delta) (*crdt.State, []*crdt.Delta, error) {
+	for before := -1; len(deltas) != before; {
+		before = len(deltas)
+		var left []*crdt.Delta
+		for _, d := range deltas {
+			base := state
+			if base == nil {
+				base = new(crdt.State)
+			}
+			next, err := base.Apply(d)
+			switch {
+			case errors.Is(err, crdt.ErrGap):
+				left = append(left, d)
+			case err != nil:
+				return nil, nil, err
+			default:
+				state = next
+			}
+		}
+		deltas = left
+	}
+	return state, deltas, nil
+}

@@ -1,0 +1,5 @@
+//go:build !unix
+
+package pgtest
+
+func (s *Server) hasEnded() bool { return false }
