@@ -47,7 +47,7 @@ var kindOf = map[cart.Reason]problemKind{
 	cart.WrongCurrency:       {"currency-mismatch", http.StatusConflict, "The price is not in the cart's currency"},
 	cart.TooManyLines:        {"line-limit", http.StatusUnprocessableEntity, "The cart has too many lines"},
 	cart.QuantityExceeded:    {"quantity-limit", http.StatusUnprocessableEntity, "The line has too many units"},
-	cart.TooMuchText:         {"size-limit", http.StatusUnprocessableEntity, "The cart has too much text"},
+	cart.TooLarge:            {"size-limit", http.StatusUnprocessableEntity, "The cart is too large"},
 	cart.TooManyOperations:   {"rate-limited", http.StatusTooManyRequests, "Too many requests under keys"},
 	cart.PreconditionFailed:  {"precondition-failed", http.StatusPreconditionFailed, "The cart has changed"},
 	cart.OperationReused:     {"idempotency-key-reused", http.StatusUnprocessableEntity, "The key was used for something else"},

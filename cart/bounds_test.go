@@ -142,7 +142,7 @@ func TestTextLimit(t *testing.T) {
 	full := 0
 	for ; ; full++ {
 		if _, err := c.try(Request{Steps: stepsOf([]Command{fill(fmt.Sprint(full)), remove(fmt.Sprint(full))})}); err != nil {
-			wantReason(t, err, TooMuchText)
+			wantReason(t, err, TooLarge)
 			break
 		}
 	}
@@ -153,7 +153,7 @@ func TestTextLimit(t *testing.T) {
 	p := &note
 	for range 20 { // may fit once, and is then replaced
 		if _, err := c.try(Request{Steps: stepsOf([]Command{Update{Note: &p}})}); err != nil {
-			wantReason(t, err, TooMuchText)
+			wantReason(t, err, TooLarge)
 		}
 	}
 	c.do(Add{Line: bySKU("0"), Quantity: 1, Details: Details{Metadata: MetadataPatch{DropAll: true}}})
@@ -190,5 +190,60 @@ func TestCodeUnderOneKey(t *testing.T) {
 	}
 	if codes := codesOf(nil, crdt.Join(third.apply(a, RemoveCode{"SPRING"}), b)); len(codes) != 0 {
 		t.Errorf("removed: %v", codes)
+	}
+}
+
+// A cart takes so many entries and no more, and can be cleared then: what that cancels is read again.
+func TestEntriesOfACart(t *testing.T) {
+	store, now := newFakeStore(), newClock()
+	s := start(t, Options{Store: store, Now: now.Now, Limits: Limits{Lines: 20, Quantity: 1 << 20}})
+	c := &client{t, s, NewID(), NewToken()}
+	a := author{t, 1, now.Now()}
+	state := a.create(c.token)
+	const lines = 10
+	d := &crdt.Delta{Base: state.VV}
+	d.VV = crdt.VV{{Replica: 1, Seq: 1 + maxCartEntries - 1}}
+	d.Lifetime.Updated = state.Lifetime.Updated + 1
+	for seq, line := uint64(2), 0; line < lines; line++ {
+		l := &crdt.Line{Key: fmt.Sprintf("L%02d", line), First: d.Lifetime.Updated}
+		for ; seq <= uint64(line+1)*maxCartEntries/lines; seq++ {
+			l.Counter = append(l.Counter, crdt.Entry{Dot: crdt.Dot{Replica: 1, Seq: seq}, N: 1})
+		}
+		d.Lines = append(d.Lines, l)
+	}
+	state, err := state.Apply(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store.put(c.id, state)
+
+	c.do(addN("one more", 1))
+	c.refused(QuantityExceeded, addN("another", 1))
+	c.refused(QuantityExceeded, addN("L00", 1))
+	c.do(setN("L01", 5))
+	c.do(addN("another", 1))
+
+	cleared := crdt.Event{Replica: 2, At: c.read().Lifetime.Updated + 1}.Clear(c.read())
+	again, err := crdt.DecodeDelta(crdt.AppendDelta(nil, cleared))
+	if err != nil || len(again.Cancelled) != countEntries(c.read()) {
+		t.Errorf("%v", err)
+	}
+	c.do(Clear{})
+	c.want("")
+}
+
+// A cart that so many residences have written takes no writes of another, and can be erased.
+func TestReplicasOfACart(t *testing.T) {
+	store, now := newFakeStore(), newClock()
+	s := start(t, Options{Store: store, Now: now.Now})
+	c := &client{t, s, NewID(), NewToken()}
+	state := *author{t, 1, now.Now()}.create(c.token)
+	for r := crdt.ReplicaID(2); len(state.VV) < maxReplicas; r++ {
+		state.VV = append(state.VV, crdt.Dot{Replica: r, Seq: 1})
+	}
+	store.put(c.id, &state)
+	c.refused(TooLarge, addN("A", 1))
+	if err := s.Erase(t.Context(), &Request{Cart: c.id, Access: c.access()}); err != nil {
+		t.Error(err)
 	}
 }

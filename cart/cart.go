@@ -144,6 +144,15 @@ func Version(s *State) uint64 {
 	return h.Sum64()
 }
 
+// countEntries returns how many entries are live on all lines.
+func countEntries(s *State) int {
+	n := 0
+	for _, l := range s.Lines {
+		n += len(l.Counter)
+	}
+	return n
+}
+
 // countLines returns how many lines are present.
 func countLines(s *State) int {
 	n := 0

@@ -205,6 +205,9 @@ func (e *edit) checkLine(before *State, key string) error {
 	case len(l.Counter) > maxEntries && len(l.Counter) > len(was.Counter):
 		return &Error{Reason: QuantityExceeded, Pointer: "/quantity", Detail: "the line has more than " + strconv.Itoa(maxEntries) +
 			" changes that can still be undone one by one: set its quantity to replace them"}
+	case len(l.Counter) > len(was.Counter) && countEntries(e.state) > maxCartEntries:
+		return &Error{Reason: QuantityExceeded, Pointer: "/quantity", Detail: "the cart has more than " + strconv.Itoa(maxCartEntries) +
+			" changes that can still be undone one by one: set the quantities of its lines to replace them"}
 	case q > 0 && held == 0 && countLines(e.state) > e.limits.Lines:
 		return &Error{Reason: TooManyLines, Detail: "the cart would have more than " + strconv.Itoa(e.limits.Lines) + " lines"}
 	case len(e.state.Lines) > linesEver*e.limits.Lines && len(e.state.Lines) > len(before.Lines):
@@ -222,7 +225,7 @@ func (e *edit) checkLine(before *State, key string) error {
 func (e *edit) checkText(before *State) error {
 	limit := max(minText, textPerLine*e.limits.Lines)
 	if n := textOf(e.state); n > limit && n > textOf(before) {
-		return &Error{Reason: TooMuchText, Detail: "the texts of the cart would take " + strconv.Itoa(n) + " bytes, at most " +
+		return &Error{Reason: TooLarge, Detail: "the texts of the cart would take " + strconv.Itoa(n) + " bytes, at most " +
 			strconv.Itoa(limit) + " are allowed"}
 	}
 	return nil

@@ -131,6 +131,9 @@ func (e *edit) apply(event crdt.Event, c Command) error {
 	if e.state, err = before.Apply(delta); err != nil {
 		panic(err) // an author has what its own event needs
 	}
+	if len(e.state.VV) > max(maxReplicas, len(before.VV)) {
+		return &Error{Reason: TooLarge, Detail: "more than " + strconv.Itoa(maxReplicas) + " residences have written the cart"}
+	}
 	switch c.(type) {
 	case Remove, Clear: // what they cancel is forgotten in time, and makes room
 	default:

@@ -13,7 +13,7 @@ const (
 	WrongCurrency       Reason = "currency-mismatch"
 	TooManyLines        Reason = "line-limit"
 	QuantityExceeded    Reason = "quantity-limit"
-	TooMuchText         Reason = "size-limit"
+	TooLarge            Reason = "size-limit"
 	TooManyOperations   Reason = "rate-limited"
 	PreconditionFailed  Reason = "precondition-failed"
 	OperationReused     Reason = "idempotency-key-reused"

@@ -33,10 +33,10 @@ const (
 
 // Bounds on what is decoded.
 const (
-	MaxString  = 8 << 10 // bytes of a key, name or value
-	MaxN       = 1 << 32 // the absolute value of an entry's n
-	MaxDots    = 1 << 20 // dots that one delta cancels or forgets
-	maxReplica = 1 << 16 // entries of a version vector
+	MaxString   = 8 << 10 // bytes of a key, name or value
+	MaxN        = 1 << 32 // the absolute value of an entry's n
+	MaxDots     = 1 << 20 // dots that one delta cancels or forgets
+	MaxReplicas = 1 << 16 // entries of a version vector
 )
 
 // ErrMalformed is returned for bytes that are not the encoding of a state or a delta.

@@ -211,7 +211,7 @@ func TestHostile(t *testing.T) {
 
 		"huge vector":          wire(wireVersion, 0, huge, 0, 0),
 		"vector of its bytes":  wire(wireVersion, 0, 200, make([]byte, 400)),
-		"long vector":          wire(wireVersion, 0, maxReplica+1, bytes.Repeat([]byte{1}, 2*maxReplica+2)),
+		"long vector":          wire(wireVersion, 0, MaxReplicas+1, bytes.Repeat([]byte{1}, 2*MaxReplicas+2)),
 		"huge lines":           state(0, huge),
 		"lines of 2^31":        state(0, 1<<31),
 		"huge key":             state(0, 1, []byte{msgpcode.Str32, 0xff, 0xff, 0xff, 0xff}),

@@ -220,7 +220,7 @@ func (r *decoder) absent(d Dot, from Dots) {
 
 func (r *decoder) vector(d *Delta, kind uint64) {
 	n := r.len(2)
-	if n > maxReplica {
+	if n > MaxReplicas {
 		r.fail("a version vector of %d", n)
 		return
 	}
