@@ -98,14 +98,20 @@ func replay(t *testing.T, files []string, kills []int64) {
 	}
 }
 
-// freeAddress returns an address that a process can listen on, again and again.
+// freeAddress returns an address that a process can listen on, again and again. Its port is below those
+// that outgoing connections get, which could take it while nobody listens.
 func freeAddress(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		address := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
+		if l, err := net.Listen("tcp", address); err == nil {
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			return address
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 // inventedDay writes a day of invoices in the format of the real ones: the same products again,
