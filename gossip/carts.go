@@ -1,0 +1,59 @@
+package gossip
+
+import "context"
+
+// Slots is the number of slots that carts are in: that of a cart is the first twelve bits of its id.
+const Slots = 4096
+
+// SlotOf returns the slot of a cart.
+func SlotOf(id [16]byte) int { return int(id[0])<<4 | int(id[1])>>4 }
+
+// Carts are the carts of this node, as far as gossip is concerned with them. A payload is the
+// encoding of a delta or of a whole state; both are joined in the same way, and joining one again
+// changes nothing. The methods may be called from any goroutine; those without a context do no I/O.
+type Carts interface {
+	// Deliver takes a payload that the peer of start id from sent. When it returns held, this node
+	// keeps what is in it until it is durable elsewhere. Otherwise lacks tells why: the payload needs
+	// what this node lacks, and the whole state would be held; or the payload is refused.
+	// The payload must not be kept or changed after the return.
+	Deliver(from uint64, id [16]byte, payload []byte) (held, lacks bool)
+
+	// Mark takes what the peer of start id from knows of the safety of a cart.
+	Mark(from uint64, id [16]byte, mark []byte)
+
+	// Recall returns the durable state of a cart, as a payload, if it is in memory.
+	Recall(id [16]byte) (payload []byte, known bool)
+
+	// Seeded reports whether Digests and Versions tell of every cart that is stored.
+	Seeded() bool
+
+	// Digests returns a digest of each slot: equal slots of two nodes have equal digests, and unequal
+	// ones nearly never do.
+	Digests() *[Slots]uint64
+
+	// Versions appends the id and the version of each cart of a slot, sorted by id. Carts of one id
+	// are equal if their versions are, nearly certainly.
+	Versions(to []Version, slot int) []Version
+
+	// Vector returns the encoded version vector of a cart, which it may load, and known as false where
+	// there is no such cart. An error says that the cart cannot be loaded at present.
+	Vector(ctx context.Context, id [16]byte) (vector []byte, known bool, err error)
+
+	// Compare tells whether this node has something of the cart that the version vector lacks (ahead)
+	// and the other way round (behind); both, or neither, may be. It may load the cart.
+	Compare(ctx context.Context, id [16]byte, vector []byte) (ahead, behind bool, err error)
+
+	// State returns the whole latest state of a cart, as a payload, and what to call when a peer holds it,
+	// from any goroutine and with its start id. It may load the cart. A nil payload says that there is
+	// no such cart.
+	State(ctx context.Context, id [16]byte) (payload []byte, held func(holder uint64), err error)
+
+	// Lost tells that a peer went away, and with it what it held.
+	Lost(peer uint64)
+}
+
+// Version is the version of a cart.
+type Version struct {
+	ID      [16]byte
+	Version uint64
+}

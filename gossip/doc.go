@@ -1,0 +1,28 @@
+// Package gossip keeps the carts of the nodes of a region equal. It moves payloads keyed by cart id
+// and knows nothing of what is in them: what it needs of the carts is the interface [Carts].
+//
+// # The way of a change
+//
+//   - Replicate puts the delta of a change into the outbox of every peer.
+//   - A link, one TLS connection a pair of nodes, takes what has gathered there as one frame: at once
+//     when the link is idle, otherwise at 64 KiB or after 1 ms.
+//   - The peer hands each delta to its Carts, which hold it from then on, or refuse it, and
+//     acknowledges the frame: all up to its number, but those that were refused.
+//   - The acknowledgement calls back to who replicated the change: one more process holds it.
+//
+// An outbox is bounded. What overflows is dropped, and the peer marked as in need of sync, as it is
+// when it has just come up: repair then compares what both have and sends what one of them lacks. This
+// is what makes every loss harmless.
+//
+// # Repair
+//
+// A cart is in one of [Slots] slots. Two nodes exchange a digest for each slot; for the slots that
+// differ the version of each cart; for the carts that differ their version vectors; and then the
+// states that one of them lacks.
+//
+// # What does the I/O
+//
+// [Core] is a state machine: frames, ticks and members come in, frames and calls of Carts go out. It
+// starts no goroutine, opens no connection and reads no clock but the one it is given, so that a
+// simulation can drive it. [Node] is a Core with memberlist, which tells who is there, and links.
+package gossip

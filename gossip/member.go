@@ -1,0 +1,32 @@
+package gossip
+
+// Member is a process of the region.
+type Member struct {
+	Start  uint64 // the start id, drawn when the process starts: a process that comes back is another holder
+	Name   string // of the process, unique in the cluster
+	Region string
+	Zone   string // nodes of one zone fail together; empty where there are none
+	State  MemberState
+
+	LinkAddr   string // host:port of its link listener
+	GossipAddr string // host:port of its memberlist
+	APIAddr    string // host:port of its HTTP API
+
+	MinWire, MaxWire uint64 // versions of the frames that it understands
+}
+
+// MemberState is where a process is in its life.
+type MemberState uint8
+
+// States of a member.
+const (
+	Joining MemberState = iota + 1
+	Active
+	Draining
+)
+
+// Versions of the frames that this code understands.
+const (
+	MinWire = 1
+	MaxWire = 1
+)
