@@ -355,7 +355,7 @@ func (s *Store) write(ctx context.Context, c conn, writes []write) (written map[
 		ids[i], states[i] = w.p.id[:], s.buf[start:] // stays whole where buf moves
 		revisions[i] = w.revision
 		checksums[i] = int64(stored.Checksum(w.p.id, states[i]))
-		versions[i] = int64(stored.Version(w.p.id, w.state))
+		versions[i] = int64(cart.VersionHash(w.p.id, w.state))
 		if at, expires := stored.Expiry(w.state); expires {
 			hour := at / stored.MillisecondsPerHour
 			ats[i], hours[i] = &at, &hour

@@ -309,7 +309,7 @@ func (b *behind) put(w *write, encoded []byte) (bool, error) {
 		return true, nil
 	}
 	w.revision = w.before.revision + 1
-	checksum, version := int64(stored.Checksum(w.id, encoded)), int64(stored.Version(w.id, w.state))
+	checksum, version := int64(stored.Checksum(w.id, encoded)), int64(cart.VersionHash(w.id, w.state))
 	at, hour := expiry(w.state)
 	var result sql.Result
 	var err error

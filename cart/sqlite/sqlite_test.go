@@ -681,25 +681,6 @@ func TestErasedRow(t *testing.T) {
 	}
 }
 
-// TestVersions: the hashes of the rows tell which carts are equal.
-func TestVersions(t *testing.T) {
-	b := newBasket()
-	first := b.add(t, "apples").State
-	second := b.add(t, "apples").State
-	erased := &crdt.State{Erased: true}
-	seen := map[uint64]bool{}
-	for _, s := range []*crdt.State{first, second, erased} {
-		seen[stored.Version(b.id, s)] = true
-		seen[stored.Version(cart.NewID(), s)] = true
-	}
-	if len(seen) != 6 {
-		t.Errorf("%d versions of 6", len(seen))
-	}
-	if stored.Version(b.id, second) != stored.Version(b.id, crdt.Join(first, second)) {
-		t.Error("equal carts have different versions")
-	}
-}
-
 // TestRoundAfterAStaleAuthor: a state that does not descend from the row that the last round wrote
 // is joined with it.
 func TestRoundAfterAStaleAuthor(t *testing.T) {

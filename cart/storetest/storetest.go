@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"testing"
 	"time"
@@ -59,6 +60,7 @@ func Run(t *testing.T, create func(t *testing.T) Database) {
 		{"Erased", erased},
 		{"Purge", purge},
 		{"PurgePages", purgePages},
+		{"Versions", versions},
 		{"ManyCarts", manyCarts},
 		{"LargeCart", largeCart},
 		{"ConcurrentLoads", concurrentLoads},
@@ -388,6 +390,84 @@ func purgePages(t *testing.T, db Database) {
 	wantState(t, s, changes[carts-1].ID, changes[carts-1].State)
 }
 
+// versions compares what Versions returns, page by page, with the states that were committed.
+func versions(t *testing.T, db Database) {
+	s := open(t, db)
+	listed := func(limit int) map[cart.ID]uint64 {
+		t.Helper()
+		all := make(map[cart.ID]uint64)
+		for after := (cart.ID{}); ; {
+			page, err := s.Versions(t.Context(), after, limit)
+			if err != nil {
+				t.Fatalf("versions: %v", err)
+			}
+			if len(page) == 0 {
+				return all
+			}
+			if len(page) > limit {
+				t.Fatalf("versions: got %d, the limit is %d", len(page), limit)
+			}
+			for _, v := range page {
+				if bytes.Compare(v.ID[:], after[:]) <= 0 {
+					t.Fatalf("versions: %v does not come after %v", v.ID, after)
+				}
+				all[v.ID], after = v.Version, v.ID
+			}
+		}
+	}
+	want := make(map[cart.ID]uint64)
+	check := func() {
+		t.Helper()
+		for _, limit := range []int{1, 7, 1000} {
+			if got := listed(limit); !maps.Equal(got, want) {
+				t.Fatalf("versions, %d at a time: got %x, want %x", limit, got, want)
+			}
+		}
+	}
+	check()
+	var authors []*author
+	for i := range 20 {
+		a := newAuthor(cart.NewID(), nil)
+		c := a.add(t, "apples", 1)
+		if i%3 == 0 {
+			c.State = nil
+		}
+		commit(t, s, c)
+		authors, want[a.id] = append(authors, a), cart.VersionHash(a.id, a.state)
+	}
+	check()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, db)
+	check()
+	for i, a := range authors {
+		switch i % 4 {
+		case 0:
+			commit(t, s, a.remove(t, "apples"))
+		case 1:
+			commit(t, s, a.erase(t))
+		case 2: // by who does not know all of the cart
+			b := newAuthor(a.id, nil)
+			commit(t, s, b.add(t, "pears", 1))
+			a.state = crdt.Join(a.state, b.state)
+		}
+		want[a.id] = cart.VersionHash(a.id, a.state)
+	}
+	gone := newAuthor(cart.NewID(), nil)
+	commit(t, s, gone.expire(t, start))
+	want[gone.id] = cart.VersionHash(gone.id, gone.state)
+	check()
+	db.Crash(t)
+	s = open(t, db)
+	check()
+	if n, err := s.Purge(t.Context(), crdt.TimestampAt(start.Add(time.Hour))); n != 1 || err != nil {
+		t.Fatalf("purge: got %d, %v", n, err)
+	}
+	delete(want, gone.id)
+	check()
+}
+
 func manyCarts(t *testing.T, db Database) {
 	s := open(t, db)
 	var authors []*author
@@ -517,6 +597,9 @@ func cancelledContext(t *testing.T, db Database) {
 	if _, err := s.Purge(ctx, crdt.TimestampAt(start)); !errors.Is(err, context.Canceled) {
 		t.Fatalf("purge: got %v, want %v", err, context.Canceled)
 	}
+	if _, err := s.Versions(ctx, cart.ID{}, 1); !errors.Is(err, context.Canceled) {
+		t.Fatalf("versions: got %v, want %v", err, context.Canceled)
+	}
 	wantState(t, s, a.id, first.State)
 	commit(t, s, next)
 	wantState(t, s, a.id, next.State)
@@ -567,6 +650,9 @@ func closed(t *testing.T, db Database) {
 	}
 	if _, err := s.Load(t.Context(), a.id); err == nil || errors.Is(err, cart.ErrNotFound) {
 		t.Fatalf("a load from a closed store: %v", err)
+	}
+	if _, err := s.Versions(t.Context(), cart.ID{}, 1); err == nil {
+		t.Fatal("versions of a closed store")
 	}
 	if _, err := s.Purge(t.Context(), 0); err == nil {
 		t.Fatal("a purge of a closed store succeeds")

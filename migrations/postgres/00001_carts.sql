@@ -1,9 +1,10 @@
 -- +goose Up
 
--- One snapshot per cart. The checksum is xxHash64 of id and state, the version xxHash64 of id and
--- version vector; both are stored as the signed integer of the same bits. The first revision of a
--- row is a random one, so that a row which was purged and written anew is never taken for the one
--- before. expires_at is in milliseconds of Unix time and NULL for a cart that never expires. Every
+-- One snapshot per cart. The checksum is xxHash64 of id and state. The version, by which replicas
+-- tell whether they hold the same, is the XOR over the entries of the version vector of xxHash64 of id,
+-- replica and sequence number, and of an erased cart xxHash64 of id and "erased". Both are stored as
+-- the signed integer of the same bits. The first revision of a row is a random one, so that a row
+-- which was purged and written anew is never taken for the one before. expires_at is in milliseconds of Unix time and NULL for a cart that never expires. Every
 -- write of a cart moves it, so what is indexed is the hour: an index entry that moves with each
 -- write would double its cost.
 CREATE TABLE carts (

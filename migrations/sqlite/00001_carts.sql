@@ -1,9 +1,11 @@
 -- +goose Up
 
--- One snapshot per cart. The checksum is xxHash64 of id and state, the version xxHash64 of id and
--- version vector, by which replicas will tell whether they hold the same; both are stored as the signed integer of the same bits. expires_at is in
--- milliseconds of Unix time and NULL for a cart that never expires. Every write of a cart moves
--- it, so what is indexed is the hour: an index entry that moves with each write doubles its cost.
+-- One snapshot per cart. The checksum is xxHash64 of id and state. The version, by which replicas
+-- tell whether they hold the same, is the XOR over the entries of the version vector of xxHash64 of id,
+-- replica and sequence number, and of an erased cart xxHash64 of id and "erased". Both are stored as
+-- the signed integer of the same bits. expires_at is in milliseconds of Unix time and NULL for a cart
+-- that never expires. Every write of a cart moves it, so what is indexed is the hour: an index entry
+-- that moves with each write doubles its cost.
 CREATE TABLE carts (
     id           BLOB   NOT NULL PRIMARY KEY,
     revision     BIGINT NOT NULL,

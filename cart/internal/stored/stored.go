@@ -2,8 +2,6 @@
 package stored
 
 import (
-	"encoding/binary"
-
 	"github.com/cespare/xxhash/v2"
 
 	"cartd/cart"
@@ -16,25 +14,6 @@ func Checksum(id cart.ID, encoded []byte) uint64 {
 	d.Reset()
 	_, _ = d.Write(id[:]) // never fails
 	_, _ = d.Write(encoded)
-	return d.Sum64()
-}
-
-// Version hashes the id and the version vector of a cart, which together tell all of its content.
-// Carts that are erased are equal whatever their vectors were.
-func Version(id cart.ID, s *crdt.State) uint64 {
-	var d xxhash.Digest
-	var b [16]byte
-	d.Reset()
-	_, _ = d.Write(id[:])
-	if s.Erased {
-		_, _ = d.WriteString("erased")
-		return d.Sum64()
-	}
-	for _, e := range s.VV {
-		binary.LittleEndian.PutUint64(b[:], uint64(e.Replica))
-		binary.LittleEndian.PutUint64(b[8:], e.Seq)
-		_, _ = d.Write(b[:])
-	}
 	return d.Sum64()
 }
 

@@ -1,0 +1,22 @@
+package cart
+
+import (
+	"bytes"
+	"context"
+	"slices"
+)
+
+func (f *fakeStore) Versions(_ context.Context, after ID, limit int) ([]StoredVersion, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []StoredVersion
+	for id, s := range f.carts {
+		if bytes.Compare(id[:], after[:]) > 0 {
+			all = append(all, StoredVersion{id, VersionHash(id, s)})
+		}
+	}
+	slices.SortFunc(all, func(a, b StoredVersion) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	return all[:min(limit, len(all))], nil
+}
+
+func (nullStore) Versions(context.Context, ID, int) ([]StoredVersion, error) { return nil, nil }

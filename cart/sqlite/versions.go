@@ -1,0 +1,102 @@
+package sqlite
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"cartd/cart"
+)
+
+const selectVersions = "SELECT id, version FROM carts WHERE id > ? ORDER BY id LIMIT ?"
+
+// Versions returns the versions of the next carts after one, in the order of their ids. Those whose
+// snapshot is behind are loaded. A context that is done ends it.
+func (s *Store) Versions(ctx context.Context, after cart.ID, limit int) ([]cart.StoredVersion, error) {
+	for {
+		page, last, err := s.versions(ctx, after, limit)
+		if err != nil {
+			return nil, fmt.Errorf("sqlite: versions: %w", err)
+		}
+		if len(page) > 0 || last == after {
+			return page, nil
+		}
+		after = last // all of these were damaged
+	}
+}
+
+// versions returns one page, and the last cart that was to be in it.
+func (s *Store) versions(ctx context.Context, after cart.ID, limit int) (page []cart.StoredVersion, last cart.ID, err error) {
+	ids := s.pendingAfter(after) // before the rows: a snapshot may move from here to there
+	rows, err := s.readVersions(ctx, after, limit)
+	if err != nil {
+		return nil, after, err
+	}
+	if len(rows) == limit { // then no others can be in the page
+		ids = slices.DeleteFunc(ids, func(id cart.ID) bool { return compare(id, rows[limit-1].ID) > 0 })
+	}
+	slices.SortFunc(ids, compare)
+	last = after
+	for n := 0; n < limit && len(ids)+len(rows) > 0; n++ {
+		isPending, isStored := len(ids) > 0, len(rows) > 0
+		if isPending && isStored {
+			order := compare(ids[0], rows[0].ID)
+			isPending, isStored = order <= 0, order >= 0
+		}
+		var v cart.StoredVersion
+		if isStored {
+			v, rows = rows[0], rows[1:]
+		}
+		if isPending {
+			v.ID, ids = ids[0], ids[1:]
+			state, err := s.Load(ctx, v.ID)
+			switch {
+			case err == nil:
+				v.Version, isStored = cart.VersionHash(v.ID, state), true
+			case !errors.Is(err, cart.ErrDamaged) && !errors.Is(err, cart.ErrNotFound): // purged by now
+				return nil, after, err
+			}
+		}
+		last = v.ID
+		if isStored {
+			page = append(page, v)
+		}
+	}
+	return page, last, nil
+}
+
+func compare(a, b cart.ID) int { return bytes.Compare(a[:], b[:]) }
+
+// pendingAfter returns the carts after one whose snapshot is behind.
+func (s *Store) pendingAfter(after cart.ID) (ids []cart.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id := range s.pending {
+		if compare(id, after) > 0 {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+func (s *Store) readVersions(ctx context.Context, after cart.ID, limit int) ([]cart.StoredVersion, error) {
+	rows, err := s.readers.QueryContext(ctx, selectVersions, after[:], limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var all []cart.StoredVersion
+	for rows.Next() {
+		var id []byte
+		var version int64
+		if err := rows.Scan(&id, &version); err != nil {
+			return nil, err
+		}
+		v := cart.StoredVersion{Version: uint64(version)}
+		copy(v.ID[:], id)
+		all = append(all, v)
+	}
+	return all, rows.Err()
+}
