@@ -189,9 +189,9 @@ func (s *Store) release() error {
 	return errors.Join(errs...)
 }
 
-// Commit appends the deltas of all changes to the journal, as one row. A state is nil where its
-// author does not hold the whole cart; a delta needs what was committed before it, or earlier in
-// the same call, and nothing else.
+// Commit appends the deltas of all changes to the journal, as one row, and whole states where there
+// is no delta. A state is nil where its author does not hold the whole cart; a delta needs what was
+// committed before it, or earlier in the same call, and nothing else.
 //
 // A context that is done before the commit begins is the only other error, besides those that wrap
 // cart.ErrNoRoom, after which nothing was written and the store goes on; once begun, a commit is
@@ -211,7 +211,11 @@ func (s *Store) Commit(ctx context.Context, changes []cart.Change) error {
 	begin := time.Now()
 	s.batch = appendBatch(s.batch[:0], len(changes))
 	for i := range changes {
-		s.batch = appendChange(s.batch, changes[i].ID, changes[i].Delta)
+		d := changes[i].Delta
+		if d == nil {
+			d = &crdt.Delta{State: *changes[i].State}
+		}
+		s.batch = appendChange(s.batch, changes[i].ID, d)
 	}
 	size := len(s.batch)
 	seq := s.journal.last + 1 // changes only under writeMu

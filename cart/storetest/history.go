@@ -95,8 +95,11 @@ func (h *history) change(t *rapid.T) {
 		d = &crdt.Delta{State: crdt.State{Erased: true}}
 	}
 	c := a.change(t, d)
-	if rapid.IntRange(0, 3).Draw(t, "holds") == 0 {
+	switch rapid.IntRange(0, 7).Draw(t, "holds") {
+	case 0, 1:
 		c.State = nil
+	case 2, 3:
+		c.Delta = nil
 	}
 	h.waiting = append(h.waiting, c)
 }
@@ -114,6 +117,10 @@ func (h *history) commit(t *rapid.T) {
 	for _, c := range h.waiting {
 		if h.committed[c.ID] == nil {
 			h.committed[c.ID] = new(crdt.State)
+		}
+		if c.Delta == nil {
+			h.committed[c.ID] = crdt.Join(h.committed[c.ID], c.State)
+			continue
 		}
 		var err error
 		if h.committed[c.ID], err = h.committed[c.ID].Apply(c.Delta); err != nil {

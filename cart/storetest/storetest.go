@@ -54,6 +54,7 @@ func Run(t *testing.T, create func(t *testing.T) Database) {
 		{"StaleAuthor", staleAuthor},
 		{"TwoHandles", twoHandles},
 		{"Fragment", fragment},
+		{"WholeStates", wholeStates},
 		{"CommittedTwice", committedTwice},
 		{"Reopen", reopen},
 		{"Crash", crash},
@@ -274,6 +275,57 @@ func fragment(t *testing.T, db Database) {
 	wantState(t, s, a.id, a.state)
 	commit(t, s, bare(a.add(t, "pears", 1)))
 	wantState(t, s, a.id, a.state)
+}
+
+// wholeStates commits many carts at once, of which only the state is given, as who flushes what
+// others wrote does.
+func wholeStates(t *testing.T, db Database) {
+	s := open(t, db)
+	whole := func(c cart.Change) cart.Change {
+		c.Delta = nil
+		return c
+	}
+	var authors []*author
+	var changes []cart.Change
+	for range 1100 {
+		a := newAuthor(cart.NewID(), nil)
+		authors, changes = append(authors, a), append(changes, whole(a.add(t, "apples", 1)))
+	}
+	commit(t, s, changes...)
+	changes = changes[:0]
+	for i, a := range authors {
+		switch i % 4 {
+		case 0:
+			changes = append(changes, whole(a.remove(t, "apples")))
+		case 1: // by who knows nothing
+			b := newAuthor(a.id, nil)
+			changes = append(changes, whole(b.add(t, "pears", 1)))
+			a.state = crdt.Join(a.state, b.state)
+		case 2:
+			changes = append(changes, whole(a.erase(t)))
+		}
+	}
+	commit(t, s, changes...)
+	commit(t, s, changes...)
+	check := func() {
+		t.Helper()
+		for _, a := range authors {
+			wantState(t, s, a.id, a.state)
+		}
+	}
+	check()
+	db.Crash(t)
+	s = open(t, db)
+	check()
+	last := authors[0].add(t, "plums", 1)
+	last.State = nil // builds on what came without a delta
+	commit(t, s, last)
+	wantState(t, s, authors[0].id, authors[0].state)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, db)
+	check()
 }
 
 func committedTwice(t *testing.T, db Database) {
