@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -92,29 +93,45 @@ func (s *Store) Commit(ctx context.Context, changes []cart.Change) error {
 	}
 	s.writeMu.Lock()
 	defer s.writeMu.Unlock()
-	for chunk := range slices.Chunk(collect(changes), cartsPerStatement) {
-		if err := s.commit(ctx, chunk); err != nil {
-			err = refused(s.why(ctx, err))
-			s.note(err)
-			return fmt.Errorf("postgres: commit: %w", err)
+	begin := time.Now()
+	err := s.reach(ctx, func() error {
+		for chunk := range slices.Chunk(collect(changes), cartsPerStatement) {
+			if err := s.commit(ctx, chunk); err != nil {
+				return err
+			}
+			s.answered()
 		}
+		return nil
+	})
+	s.note(err, len(changes), time.Since(begin))
+	if err != nil {
+		return fmt.Errorf("postgres: commit: %w", err)
 	}
-	s.note(nil)
 	return nil
 }
 
-// note logs when the database goes away and when it is back.
-func (s *Store) note(err error) {
+// note counts a commit, and logs when a database that can be reached takes none and when it does again.
+func (s *Store) note(err error, changes int, took time.Duration) {
+	unreachable := s.Reachable() != nil // which is logged elsewhere
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	away := errors.Is(err, cart.ErrNoRoom)
-	switch {
-	case away && !s.away:
-		s.log.Warn("the database takes no writes at present", "error", err)
-	case err == nil && s.away:
-		s.log.Info("the database takes writes again")
+	switch noRoom := errors.Is(err, cart.ErrNoRoom); {
+	case err == nil:
+		s.stats.Commits++
+		s.stats.Changes += int64(changes)
+		s.stats.CommitTime += took
+		s.stats.LastBatch, s.stats.LastCommit = changes, took
+		if s.away {
+			s.log.Info("the database takes writes again")
+		}
+		s.away = false
+	case noRoom:
+		s.stats.Refused++
+		if !s.away && !unreachable {
+			s.away = true
+			s.log.Warn("the database takes no writes at present", "error", err)
+		}
 	}
-	s.away = away
 }
 
 // commit writes carts until each is written, or was found to be.
@@ -132,21 +149,28 @@ func (s *Store) commit(ctx context.Context, all []*pending) error {
 			continue
 		case conflicts(err):
 			lost = err
+			s.count(func(z *Stats) { z.Conflicts++ })
 			continue
 		case err != nil:
 			return err
 		case len(left) == 0:
 			return nil
 		}
+		s.count(func(z *Stats) { z.Conflicts += int64(len(left)) })
 		locking = true
 		all, lost = left, fmt.Errorf("%w: the rows of %d carts keep changing", cart.ErrNoRoom, len(left))
 	}
 	return lost
 }
 
+// querier is a pool, a connection or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
 // conn is a pool or a transaction.
 type conn interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	querier
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
 
@@ -204,8 +228,18 @@ func (s *Store) run(ctx context.Context, c conn, all []*pending, done func() err
 	if err := done(); err != nil {
 		return nil, err
 	}
+	s.count(func(z *Stats) {
+		z.Rows += int64(len(written))
+		z.Fragments += int64(len(plan.fragments))
+	})
 	s.remember(plan.writes, written)
 	return left, nil
+}
+
+func (s *Store) count(f func(*Stats)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f(&s.stats)
 }
 
 // remember takes note of rows that are certain to be in the database: one that only may be would

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
@@ -52,12 +53,14 @@ func Address(text string) (string, error) {
 	return net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))) + "/" + c.Database, nil
 }
 
-// pool returns a pool of at most so many connections, which are made when they are needed.
-func pool(config *pgxpool.Config, opts Options, conns int) (*pgxpool.Pool, error) {
+// pool returns a pool of at most so many connections, which are made when they are needed, and used
+// where check, if it is there, returns nil.
+func pool(config *pgxpool.Config, opts Options, conns int, check func(context.Context, *pgx.Conn) error) (*pgxpool.Pool, error) {
 	config = config.Copy()
 	config.MaxConns, config.MinConns, config.MinIdleConns = int32(conns), 0, 0
 	config.PingTimeout = opts.ConnectTimeout
 	config.ConnConfig.ConnectTimeout = opts.ConnectTimeout
+	config.AfterConnect = check
 	// The server gives up first, as long as it can be reached: then the connection stays.
 	setDefault(config.ConnConfig.RuntimeParams, "statement_timeout", strconv.FormatInt(opts.StatementTimeout.Milliseconds(), 10))
 	setDefault(config.ConnConfig.RuntimeParams, "application_name", "cartd")
@@ -70,32 +73,49 @@ func setDefault(params map[string]string, name, value string) {
 	}
 }
 
-// checkServer refuses a server that may lose what it acknowledged. Databases that have no such
-// settings are taken at their word.
-func checkServer(ctx context.Context, p *pgxpool.Pool, log *slog.Logger) error {
-	rows, err := p.Query(ctx, "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit')")
+// settings returns those of a server's settings that tell whether it may lose what it acknowledged.
+// Databases that have no such settings are taken at their word.
+func settings(ctx context.Context, c querier) (map[string]string, error) {
+	rows, err := c.Query(ctx, "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit')")
 	if err != nil {
-		return fmt.Errorf("read the server's settings: %w", err)
+		return nil, fmt.Errorf("read the server's settings: %w", err)
 	}
 	defer rows.Close()
-	settings := make(map[string]string)
+	all := make(map[string]string)
 	for rows.Next() {
 		var name, setting string
 		if err := rows.Scan(&name, &setting); err != nil {
-			return err
+			return nil, err
 		}
-		settings[name] = setting
+		all[name] = setting
 	}
 	if err := rows.Err(); err != nil {
-		return fmt.Errorf("read the server's settings: %w", err)
+		return nil, fmt.Errorf("read the server's settings: %w", err)
 	}
-	if settings["fsync"] == "off" {
+	return all, nil
+}
+
+// checkServer refuses a server that may lose what it acknowledged.
+func checkServer(ctx context.Context, c querier, log *slog.Logger) error {
+	all, err := settings(ctx, c)
+	if err != nil {
+		return err
+	}
+	if all["fsync"] == "off" {
 		return ErrUnsafe
 	}
-	if settings["synchronous_commit"] == "off" {
+	if all["synchronous_commit"] == "off" {
 		log.Warn("the database runs with synchronous_commit=off: a crash of its server loses the last acknowledged writes")
 	}
 	return nil
+}
+
+// checkConnection refuses a connection for commits to a server that may lose them, as another one may
+// that took the place of the one that Open saw.
+func (o Options) checkConnection(ctx context.Context, c *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, o.StatementTimeout)
+	defer cancel()
+	return checkServer(ctx, c, slog.New(slog.DiscardHandler))
 }
 
 // Migration tells what Migrate did.

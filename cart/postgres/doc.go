@@ -39,6 +39,19 @@
 // fragments; a whole state of the cart, once committed, replaces the row. A damaged fragment
 // makes Load return cart.ErrDamaged too.
 //
-// A server that runs with fsync=off may lose what it said is committed: Open refuses it. With
-// synchronous_commit=off it loses the last moments: Open warns.
+// A database that is away: nobody waits for timeouts to find out again. What fails because no server
+// is there, or because nothing is heard of one for a second, opens a breaker: until a probe in the
+// background, after pauses that grow from 100 ms to 2 s, reaches the database again, every method
+// returns at once with an error that wraps cart.ErrNoRoom, and nothing was written. A cart is never
+// taken for missing because the database is.
+//
+// A database that is away when the process starts: with Options.Lazy Open returns a store whose
+// breaker is open. Its first probe that reaches the database also does what Open would have done. What
+// Open would have refused then ends the store: Failed is closed, and Err tells why.
+//
+// A server that runs with fsync=off may lose what it said is committed: Open refuses it. So does
+// each new connection for commits, since another server may have taken the place of the one that Open
+// saw; these commits are tried again as if there were no room. What a server changes while a connection
+// to it lasts, an hour at most, goes unnoticed. With synchronous_commit=off it loses the last moments:
+// Open warns.
 package postgres

@@ -32,7 +32,7 @@ func conflicts(err error) bool {
 // refused returns err as one that wraps cart.ErrNoRoom where the same changes may be committed
 // again, and err itself where that would fail for ever or the store was closed.
 func refused(err error) error {
-	if errors.Is(err, ErrClosed) || !passes(err) {
+	if err == nil || errors.Is(err, ErrClosed) || !passes(err) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", cart.ErrNoRoom, err)
@@ -41,7 +41,7 @@ func refused(err error) error {
 // passes reports whether a failure is one of the server's situation or of the way to it, not of
 // what it was asked.
 func passes(err error) bool {
-	if errors.As(err, new(*pgconn.ConnectError)) { // whatever the server said, it was asked nothing
+	if errors.Is(err, ErrUnsafe) || errors.As(err, new(*pgconn.ConnectError)) { // whatever the server said, it was asked nothing
 		return true
 	}
 	var e *pgconn.PgError
@@ -63,8 +63,37 @@ func passes(err error) bool {
 		}
 		return false
 	}
-	return pgconn.SafeToRetry(err) || pgconn.Timeout(err) || broken(err) ||
-		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+	return pgconn.SafeToRetry(err) || silent(err) || broken(err)
+}
+
+// silent reports whether there was no answer, for which somebody would not wait any longer.
+func silent(err error) bool {
+	var network net.Error
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||
+		pgconn.Timeout(err) || errors.As(err, &network) && network.Timeout()
+}
+
+// gone reports whether there is nobody to ask: a network or a server that is away, or comes or goes.
+// A server that refuses what it was asked is not gone, nor is one that has no more connections to give.
+func gone(err error) bool {
+	var e *pgconn.PgError
+	switch {
+	case err == nil || silent(err):
+		return false
+	case errors.As(err, &e):
+		return broken(err) || e.Code == "57P03" || strings.HasPrefix(e.Code, "08")
+	}
+	return broken(err) || errors.As(err, new(*pgconn.ConnectError))
+}
+
+// mayBeSetUpLater reports whether what hindered the setup of a store is likely to pass: not a server
+// that refuses the user, the database, or is refused.
+func mayBeSetUpLater(err error) bool {
+	var e *pgconn.PgError
+	if errors.As(err, &e) && (strings.HasPrefix(e.Code, "28") || strings.HasPrefix(e.Code, "3D")) {
+		return false
+	}
+	return err != nil && !errors.Is(err, ErrUnsafe) && passes(err)
 }
 
 // broken reports whether a connection was lost. The driver wraps what the network or the server

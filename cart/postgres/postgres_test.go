@@ -316,36 +316,6 @@ func commitAgain(t *testing.T, s *Store, changes ...cart.Change) {
 	}
 }
 
-// TestServerStopped: without a server commits are refused, soon, and loads too; that is logged once.
-func TestServerStopped(t *testing.T) {
-	t.Parallel()
-	server := pgtest.Start(t)
-	var log bytes.Buffer
-	s := open(t, server.URL, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
-	b := newBasket()
-	commit(t, s, b.add(t, "apples"))
-	server.Stop(t)
-	next := b.add(t, "apples")
-	for range 3 {
-		begin := time.Now()
-		if err := s.Commit(background, []cart.Change{next}); !errors.Is(err, cart.ErrNoRoom) {
-			t.Fatalf("got %v, want %v", err, cart.ErrNoRoom)
-		}
-		if took := time.Since(begin); took > 3*time.Second {
-			t.Errorf("a refusal took %v", took)
-		}
-		if _, err := s.Load(background, b.id); err == nil || errors.Is(err, cart.ErrNotFound) || errors.Is(err, cart.ErrDamaged) {
-			t.Fatalf("load: %v", err)
-		}
-	}
-	server.Restart(t)
-	commitAgain(t, s, next)
-	wantState(t, s, b)
-	if got := log.String(); strings.Count(got, "takes no writes") != 1 || strings.Count(got, "takes writes again") != 1 {
-		t.Errorf("logged:\n%s", got)
-	}
-}
-
 // TestNoAnswer: a server that accepts and says nothing costs no more than the timeouts.
 func TestNoAnswer(t *testing.T) {
 	t.Parallel()

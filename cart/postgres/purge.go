@@ -23,16 +23,20 @@ func (s *Store) Purge(ctx context.Context, expiredBefore crdt.Timestamp) (int, e
 	before := expiredBefore.Time().UnixMilli()
 	purged := 0
 	for lost := 0; ; {
-		n, err := s.purge(ctx, before)
+		n := 0
+		err := s.reach(ctx, func() (err error) {
+			n, err = s.purge(ctx, before)
+			return err
+		})
+		purged += n
 		switch {
 		case conflicts(err) && lost < attemptsPerCommit:
 			lost++
 		case err != nil:
-			return purged, fmt.Errorf("postgres: purge: %w", s.why(ctx, err))
+			return purged, fmt.Errorf("postgres: purge: %w", err)
 		case n == 0:
 			return purged, nil
 		}
-		purged += n
 	}
 }
 

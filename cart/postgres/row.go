@@ -31,7 +31,7 @@ type fragment struct {
 
 // readRows reads what the database has of the given carts. Carts that it has nothing of are not in
 // the result.
-func readRows(ctx context.Context, c conn, ids [][]byte) (map[cart.ID]row, error) {
+func readRows(ctx context.Context, c querier, ids [][]byte) (map[cart.ID]row, error) {
 	rows, err := c.Query(ctx, selectRows, ids)
 	if err != nil {
 		return nil, err

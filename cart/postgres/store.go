@@ -26,6 +26,9 @@ type Options struct {
 	StatementTimeout time.Duration
 	// Readers is the number of connections that Load may use at once. Default: 4.
 	Readers int
+	// Lazy makes Open return a store also where the database cannot be reached. It is as one whose
+	// database went away, and is set up when that comes back. Default: Open fails.
+	Lazy bool
 }
 
 func (o Options) withDefaults() Options {
@@ -42,12 +45,20 @@ const writers = 3
 // Store is a cart.Store in a PostgreSQL database, which it may share with other stores. Its methods
 // may be called from any goroutine.
 type Store struct {
-	opts Options
-	log  *slog.Logger
+	opts   Options
+	log    *slog.Logger
+	config *pgxpool.Config
 
 	closed  atomic.Bool
 	writers *pgxpool.Pool // for commits alone, so that no load is in their way
 	readers *pgxpool.Pool
+
+	breaker *breaker
+	heard   atomic.Int64 // when the database last answered, in nanoseconds of Unix time
+	isSetUp bool         // used by Open and then by probe alone
+	stop    context.CancelFunc
+	running sync.WaitGroup // the goroutine that probes
+	failed  chan struct{}
 
 	writeMu sync.Mutex // held around each commit; guards buf
 	buf     []byte     // encoded states and deltas, used again by each statement
@@ -55,7 +66,9 @@ type Store struct {
 	mu       sync.Mutex // guards the rest; held for no I/O
 	known    memory
 	reported map[cart.ID]bool // damaged carts that were logged
-	away     bool             // the last commit did not reach the database, or found no room there
+	away     bool             // the last commit found no room in a database that can be reached
+	stats    Stats
+	failure  error
 }
 
 var _ cart.Store = (*Store)(nil)
@@ -71,19 +84,46 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("postgres: open: %w", err)
 	}
-	s := &Store{opts: opts, log: opts.Logger, reported: make(map[cart.ID]bool)}
-	if err := s.open(ctx, config); err != nil {
+	s := &Store{
+		opts:     opts,
+		log:      opts.Logger,
+		config:   config,
+		failed:   make(chan struct{}),
+		reported: make(map[cart.ID]bool),
+	}
+	s.breaker = newBreaker(s.log, s.probe)
+	var running context.Context
+	running, s.stop = context.WithCancel(context.Background())
+	if err := s.open(ctx); err != nil {
 		return nil, fmt.Errorf("postgres: open: %w", errors.Join(err, s.Close()))
 	}
+	s.running.Go(func() {
+		if err := s.breaker.run(running); err != nil {
+			s.fail(err)
+		}
+	})
 	return s, nil
 }
 
-func (s *Store) open(ctx context.Context, config *pgxpool.Config) (err error) {
-	if s.writers, err = pool(config, s.opts, writers); err != nil {
+func (s *Store) open(ctx context.Context) (err error) {
+	if s.writers, err = pool(s.config, s.opts, writers, s.opts.checkConnection); err != nil {
 		return err
 	}
-	if s.readers, err = pool(config, s.opts, s.opts.Readers); err != nil {
+	if s.readers, err = pool(s.config, s.opts, s.opts.Readers, nil); err != nil {
 		return err
+	}
+	err = s.setUp(ctx)
+	if s.opts.Lazy && ctx.Err() == nil && mayBeSetUpLater(err) {
+		s.breaker.open(0, err)
+		return nil
+	}
+	return err
+}
+
+// setUp makes sure that the database may be used, once.
+func (s *Store) setUp(ctx context.Context) error {
+	if s.isSetUp {
+		return nil
 	}
 	// The settings first: a server that is refused is not written to.
 	checking, cancel := s.patience(ctx)
@@ -91,8 +131,89 @@ func (s *Store) open(ctx context.Context, config *pgxpool.Config) (err error) {
 	if err := checkServer(checking, s.readers, s.log); err != nil {
 		return err
 	}
-	_, err = migrate(ctx, config, s.opts)
-	return err
+	if _, err := migrate(ctx, s.config, s.opts); err != nil {
+		return err
+	}
+	s.isSetUp = true
+	return nil
+}
+
+// probe returns nil where the database can be reached and may be used.
+func (s *Store) probe(ctx context.Context) error {
+	if err := s.setUp(ctx); err != nil {
+		if ctx.Err() == nil && !mayBeSetUpLater(err) {
+			return hopeless{err}
+		}
+		return err
+	}
+	waiting, cancel := s.patience(ctx)
+	defer cancel()
+	return s.readers.Ping(waiting)
+}
+
+// fail ends the store: it is one that Open would have refused.
+func (s *Store) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failure = fmt.Errorf("postgres: the database must not be used: %w", err)
+	close(s.failed)
+	s.log.Error("the database must not be used; the process should exit", "error", err)
+}
+
+// Failed returns a channel that is closed when a store that was opened without its database found
+// that Open would have refused that. Nothing is committed then, and Err tells why.
+func (s *Store) Failed() <-chan struct{} { return s.failed }
+
+// Err returns why Failed is closed, or nil.
+func (s *Store) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failure
+}
+
+// reach runs an operation, unless the database is known to be out of reach, and takes note of what
+// it learned of that. Errors wrap cart.ErrNoRoom where the same may be tried again.
+func (s *Store) reach(ctx context.Context, operation func() error) error {
+	switch err := ctx.Err(); {
+	case s.closed.Load():
+		return ErrClosed
+	case err != nil:
+		return err
+	}
+	if err := s.Err(); err != nil {
+		return err
+	}
+	turn, err := s.breaker.enter()
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	err = operation()
+	switch {
+	case gone(err):
+		s.lost(turn, err)
+	case !silent(err):
+		s.answered()
+	// A timeout says nothing where the caller had no time, or others got their answers meanwhile.
+	case time.Since(begin) >= s.silence() && time.Since(time.Unix(0, s.heard.Load())) >= s.silence():
+		s.lost(turn, err)
+	}
+	return refused(s.why(ctx, err))
+}
+
+// silence is how long nothing may be heard of a database that was asked something.
+func (s *Store) silence() time.Duration {
+	return min(time.Second, (s.opts.ConnectTimeout+s.opts.StatementTimeout)/2)
+}
+
+func (s *Store) answered() { s.heard.Store(time.Now().UnixNano()) }
+
+// lost opens the breaker. The connections that there are will not get better.
+func (s *Store) lost(turn uint64, err error) {
+	if !s.closed.Load() && s.breaker.open(turn, err) {
+		s.writers.Reset()
+		s.readers.Reset()
+	}
 }
 
 // patience returns a context that ends when the answer of a statement, and the connection that it
@@ -104,6 +225,8 @@ func (s *Store) patience(ctx context.Context) (context.Context, context.CancelFu
 // Close waits for what is under way and closes all connections.
 func (s *Store) Close() error {
 	s.closed.Store(true)
+	s.stop()
+	s.running.Wait()
 	for _, p := range [...]*pgxpool.Pool{s.writers, s.readers} {
 		if p != nil {
 			p.Close()
@@ -112,22 +235,35 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// Load returns the join of what was committed of a cart. A context that is done ends it.
+// read runs a query that only reads, once more where its connection was broken.
+func (s *Store) read(ctx context.Context, query func(context.Context, querier) error) error {
+	return s.reach(ctx, func() error {
+		waiting, cancel := s.patience(ctx)
+		defer cancel()
+		err := query(waiting, s.readers)
+		if err != nil && broken(err) { // as all connections are to a server that was started again
+			s.readers.Reset()
+			err = query(waiting, s.readers)
+		}
+		return err
+	})
+}
+
+// Load returns the join of what was committed of a cart. A context that is done ends it. Errors wrap
+// cart.ErrNoRoom where the database cannot be asked at present.
 func (s *Store) Load(ctx context.Context, id cart.ID) (*crdt.State, error) {
-	waiting, cancel := s.patience(ctx)
-	defer cancel()
 	ids := [][]byte{id[:]}
-	rows, err := readRows(waiting, s.readers, ids)
-	if err != nil && broken(err) { // as all connections are to a server that was started again
-		s.readers.Reset()
-		rows, err = readRows(waiting, s.readers, ids)
-	}
+	var rows map[cart.ID]row
+	err := s.read(ctx, func(ctx context.Context, c querier) (err error) {
+		rows, err = readRows(ctx, c, ids)
+		return err
+	})
 	if corrupt(err) {
 		err = damaged(id, "its rows cannot be read: %w", err)
 		s.report(id, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("postgres: load: %w", s.why(ctx, err))
+		return nil, fmt.Errorf("postgres: load: %w", err)
 	}
 	state, err := rows[id].load(id)
 	switch {
