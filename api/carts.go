@@ -61,7 +61,7 @@ func (s *Server) CreateCart(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := s.deadline(r)
 	defer cancel()
-	id, token, result, err := s.service.Create(ctx, currency, steps)
+	id, token, result, err := s.service.Create(ctx, currency, steps, cart.Default)
 	if err != nil {
 		s.fail(w, r, pointInto(err, "/line_items/"))
 		return
@@ -102,7 +102,7 @@ func (s *Server) EraseCart(w http.ResponseWriter, r *http.Request, cartID CartID
 	if err == nil {
 		ctx, cancel := s.deadline(r)
 		defer cancel()
-		err = s.service.Erase(ctx, q)
+		_, err = s.service.Erase(ctx, q)
 	}
 	if err != nil {
 		s.fail(w, r, err)

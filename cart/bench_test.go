@@ -36,7 +36,7 @@ func fill(b testing.TB, n int) []*client {
 	s := start(b, Options{Store: nullStore{}, Memory: 1 << 40})
 	clients := make([]*client, n)
 	for i := range clients {
-		id, token, _, err := s.Create(b.Context(), "EUR", fiveLines(i))
+		id, token, _, err := s.Create(b.Context(), "EUR", fiveLines(i), Default)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -122,8 +122,8 @@ func BenchmarkView(b *testing.B) {
 	})
 }
 
-// heap returns the bytes of live objects.
-func heap() int64 {
+// heapInUse returns the bytes of live objects.
+func heapInUse() int64 {
 	var m runtime.MemStats
 	for range 3 { // what was unreachable, what that kept, and what pools kept
 		runtime.GC()
@@ -140,12 +140,12 @@ type measured struct{ real, estimate float64 }
 func measureCarts(t testing.TB, n int, requests func(i int) []Request) (written, packed, unpacked measured) {
 	s := start(t, Options{Store: nullStore{}, Memory: 1 << 40})
 	clients := make([]client, n)
-	empty := heap()
+	empty := heapInUse()
 	measure := func() measured {
-		return measured{float64(heap()-empty) / float64(n), float64(s.Stats().Memory) / float64(n)}
+		return measured{float64(heapInUse()-empty) / float64(n), float64(s.Stats().Memory) / float64(n)}
 	}
 	for i := range clients {
-		id, token, _, err := s.Create(t.Context(), "EUR", nil)
+		id, token, _, err := s.Create(t.Context(), "EUR", nil, Default)
 		if err != nil {
 			t.Fatal(err)
 		}

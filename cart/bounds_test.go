@@ -46,12 +46,12 @@ func TestCreateLines(t *testing.T) {
 	for i := range steps {
 		steps[i].Command = addN(fmt.Sprintf("SKU-%d", i), 1)
 	}
-	if _, _, _, err := s.Create(t.Context(), "EUR", steps); err == nil {
+	if _, _, _, err := s.Create(t.Context(), "EUR", steps, Default); err == nil {
 		t.Error("301 lines of 300 were taken")
 	} else {
 		wantReason(t, err, TooManyLines)
 	}
-	_, _, r, err := s.Create(t.Context(), "EUR", steps[:300])
+	_, _, r, err := s.Create(t.Context(), "EUR", steps[:300], Default)
 	if err != nil || countLines(r.State) != 300 {
 		t.Errorf("%v, %d lines", err, countLines(r.State))
 	}
@@ -63,11 +63,11 @@ func TestEraseConditions(t *testing.T) {
 	c := create(t, s)
 	a := author{t, 99, time.Now()}
 	ahead := c.contextOf(a.apply(c.read(), addN("A", 1)))
-	err := s.Erase(t.Context(), &Request{Cart: c.id, Access: c.access(), Context: ahead})
+	_, err := s.Erase(t.Context(), &Request{Cart: c.id, Access: c.access(), Context: ahead})
 	wantReason(t, err, ContextUnavailable)
 	was := Version(c.read())
 	c.do(addN("A", 1))
-	err = s.Erase(t.Context(), &Request{Cart: c.id, Access: c.access(), IfMatch: []uint64{was}})
+	_, err = s.Erase(t.Context(), &Request{Cart: c.id, Access: c.access(), IfMatch: []uint64{was}})
 	wantReason(t, err, PreconditionFailed)
 	c.want("A=1")
 }
@@ -243,7 +243,7 @@ func TestReplicasOfACart(t *testing.T) {
 	}
 	store.put(c.id, &state)
 	c.refused(TooLarge, addN("A", 1))
-	if err := s.Erase(t.Context(), &Request{Cart: c.id, Access: c.access()}); err != nil {
+	if _, err := s.Erase(t.Context(), &Request{Cart: c.id, Access: c.access()}); err != nil {
 		t.Error(err)
 	}
 }

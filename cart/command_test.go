@@ -426,7 +426,7 @@ func TestLimits(t *testing.T) {
 		if e := c.refusal(WrongCurrency, Add{bySKU("A"), 1, Details{UnitPrice: &Money{1, "USD"}}}); e.Pointer != "/unit_price/currency" {
 			t.Errorf("the error points to %q", e.Pointer)
 		}
-		if _, _, _, err := c.s.Create(t.Context(), "EURO", nil); refusalOf(t, err, Invalid).Pointer != "/currency" {
+		if _, _, _, err := c.s.Create(t.Context(), "EURO", nil, Default); refusalOf(t, err, Invalid).Pointer != "/currency" {
 			t.Error(err)
 		}
 	})

@@ -9,56 +9,74 @@ import (
 	"time"
 )
 
-// committer groups changes into commits: one goroutine, and a batch is whatever waits when the
-// previous commit is done.
+// unsaved is what the store lacks something of: a resident cart, or the fragments of one that is not.
+type unsaved interface {
+	// take appends what the store lacks, at the time that the batch is made. It may be nothing by then.
+	take(batch []Change) []Change
+	// saved tells that the store has what was taken last.
+	saved()
+}
+
+// committer groups what is unsaved into commits: a batch is whatever waits when the previous commit is
+// done.
 type committer struct {
-	store Store
+	store     Store
+	scheduler Scheduler
+	now       func() time.Time
 
 	mu      sync.Mutex
-	queue   []*change
+	queue   []unsaved
+	idle    chan struct{} // closed when there is something to do; nil while run does something
 	stalled chan struct{} // closed while the store has no room, and when it failed
 	noRoom  bool
 	closing bool
 
-	commits atomic.Int64 // made since the start
+	commits   atomic.Int64 // made since the start
+	busy      atomic.Int64 // nanoseconds that they took
+	succeeded atomic.Int64 // when the last one did, in nanoseconds of Unix time
 
 	running context.Context // until it failed
 	stop    context.CancelFunc
 
-	wake   chan struct{} // has room for one
 	failed chan struct{} // closed when the store failed for good
 	err    error         // why; set before failed is closed
 	done   chan struct{} // closed when run has returned
 }
 
-// maxBatch bounds the changes of a commit. A change is made of one request, which is bounded.
+// maxBatch bounds what a commit is made of. What one of them has is bounded by the size of a cart.
 const maxBatch = 4096
 
 // retryNoRoom is how long a store that had no room is left alone.
 const retryNoRoom = 250 * time.Millisecond
 
-func newCommitter(store Store) *committer {
+func newCommitter(store Store, scheduler Scheduler, now func() time.Time) *committer {
 	running, stop := context.WithCancel(context.Background())
 	return &committer{
-		store:   store,
-		running: running,
-		stop:    stop,
-		stalled: make(chan struct{}),
-		wake:    make(chan struct{}, 1),
-		failed:  make(chan struct{}),
-		done:    make(chan struct{}),
+		store:     store,
+		scheduler: scheduler,
+		now:       now,
+		running:   running,
+		stop:      stop,
+		stalled:   make(chan struct{}),
+		failed:    make(chan struct{}),
+		done:      make(chan struct{}),
 	}
 }
 
-// enqueue hands a change over. It returns a channel that is closed when the store turns out not to
-// take it.
-func (c *committer) enqueue(ch *change) (stalled <-chan struct{}) {
+// enqueue has u saved soon.
+func (c *committer) enqueue(u unsaved) {
 	c.mu.Lock()
-	c.queue = append(c.queue, ch)
-	stalled = c.stalled
-	c.mu.Unlock()
-	c.signal()
-	return stalled
+	defer c.mu.Unlock()
+	c.queue = append(c.queue, u)
+	c.wake()
+}
+
+// wake makes run go on. c.mu is held.
+func (c *committer) wake() {
+	if c.idle != nil {
+		close(c.idle)
+		c.idle = nil
+	}
 }
 
 // stall returns a channel that is closed when the store takes nothing.
@@ -68,19 +86,10 @@ func (c *committer) stall() <-chan struct{} {
 	return c.stalled
 }
 
-func (c *committer) signal() {
-	select {
-	case c.wake <- struct{}{}:
-	default:
-	}
-}
-
 // unavailable reports why nothing can be committed at present, or nil.
 func (c *committer) unavailable() error {
-	select {
-	case <-c.failed:
+	if isClosed(c.failed) {
 		return c.err
-	default:
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -90,21 +99,26 @@ func (c *committer) unavailable() error {
 	return nil
 }
 
+// drained reports whether nothing is queued or being committed.
+func (c *committer) drained() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.queue) == 0 && c.idle != nil
+}
+
 // close commits what is queued and stops run. When ctx ends it gives up on a store without room; for a
 // commit that has begun it waits as long as the store does.
 func (c *committer) close(ctx context.Context) error {
 	c.mu.Lock()
 	c.closing = true
+	c.wake()
 	c.mu.Unlock()
-	c.signal()
-	select {
-	case <-c.done:
-		return c.err
-	case <-ctx.Done():
+	c.scheduler.Wait(c.done, ctx.Done(), nil)
+	if !isClosed(c.done) {
 		c.fail(ctx.Err())
-		<-c.done
-		return c.err
+		c.scheduler.Wait(c.done, nil, nil)
 	}
+	return c.err
 }
 
 // fail gives up: nothing is acknowledged any more.
@@ -124,49 +138,61 @@ func (c *committer) fail(err error) {
 
 func (c *committer) run() {
 	defer close(c.done)
-	var batch []*change
+	var batch []unsaved
 	var changes []Change
 	for {
-		batch = batch[:0]
 		c.mu.Lock()
-		batch, c.queue = c.queue, batch
-		closing := c.closing
-		c.mu.Unlock()
+		batch, c.queue = c.queue, batch[:0]
 		if len(batch) == 0 {
-			if closing {
+			if c.closing {
+				c.mu.Unlock()
 				return
 			}
-			select {
-			case <-c.wake:
-				continue
-			case <-c.failed:
+			c.idle = make(chan struct{})
+			idle := c.idle
+			c.mu.Unlock()
+			c.scheduler.Wait(idle, c.failed, nil)
+			if isClosed(c.failed) {
 				return
 			}
+			continue
 		}
+		c.mu.Unlock()
 		for part := range slices.Chunk(batch, maxBatch) {
 			changes = changes[:0]
-			for _, ch := range part {
-				changes = append(changes, ch.Change)
+			taken := part[:0] // that had something
+			for _, u := range part {
+				n := len(changes)
+				if changes = u.take(changes); len(changes) > n {
+					taken = append(taken, u)
+				}
+			}
+			if len(changes) == 0 {
+				continue
 			}
 			if !c.commit(changes) {
 				return
 			}
-			for _, ch := range part {
-				ch.resident.committed(ch)
+			for _, u := range taken {
+				u.saved()
 			}
-			c.commits.Add(1)
+			clear(changes)
 		}
 		clear(batch)
-		clear(changes)
 	}
 }
 
 // commit commits a batch, however long the store has no room for it, and reports whether it could.
 func (c *committer) commit(changes []Change) bool {
 	for {
+		began := c.now()
 		err := c.store.Commit(c.running, changes)
+		ended := c.now()
+		c.busy.Add(int64(ended.Sub(began)))
 		switch {
 		case err == nil:
+			c.commits.Add(1)
+			c.succeeded.Store(ended.UnixNano())
 			c.setNoRoom(false)
 			return true
 		case !errors.Is(err, ErrNoRoom):
@@ -174,9 +200,10 @@ func (c *committer) commit(changes []Change) bool {
 			return false
 		}
 		c.setNoRoom(true)
-		select {
-		case <-time.After(retryNoRoom):
-		case <-c.failed:
+		over, stop := c.scheduler.After(retryNoRoom)
+		c.scheduler.Wait(over, c.failed, nil)
+		stop()
+		if isClosed(c.failed) {
 			return false
 		}
 	}

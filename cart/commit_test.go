@@ -3,11 +3,12 @@ package cart
 import (
 	"errors"
 	"testing"
+	"time"
 )
 
 // A store that failed is not asked again, whatever an earlier commit still says.
 func TestACommitterThatFailedStaysSo(t *testing.T) {
-	c := newCommitter(newFakeStore())
+	c := newCommitter(newFakeStore(), runtimeScheduler{}, time.Now)
 	first, second := errors.New("first"), errors.New("second")
 	c.setNoRoom(true)
 	c.fail(first)

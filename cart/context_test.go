@@ -266,7 +266,7 @@ func TestContextAhead(t *testing.T) {
 				answers <- err
 			}()
 			synctest.Wait()
-			if err := c.s.Erase(t.Context(), &Request{Cart: c.id, Access: c.access()}); err != nil {
+			if _, err := c.s.Erase(t.Context(), &Request{Cart: c.id, Access: c.access()}); err != nil {
 				t.Fatal(err)
 			}
 			for range 2 {

@@ -64,6 +64,10 @@ func (f *fakeStore) Commit(ctx context.Context, changes []Change) error {
 		if s == nil {
 			s = new(State)
 		}
+		if c.Delta == nil {
+			f.carts[c.ID] = crdt.Join(s, c.State)
+			continue
+		}
 		s, err := s.Apply(c.Delta)
 		if err != nil {
 			return fmt.Errorf("the change of %v came before what it needs: %w", c.ID, err)
@@ -152,30 +156,83 @@ func (f *fakeStore) loadsOf(id ID) int {
 	return f.loads[id]
 }
 
-// fakeReplicator keeps the acknowledgements of what it was given.
+// fakeReplicator keeps what it was given, for a node with as many peers as the test says.
 type fakeReplicator struct {
-	mu   sync.Mutex
-	acks []func()
-	came chan struct{} // a value for each change
+	mu    sync.Mutex
+	peers int
+	rank  int
+	sent  []sent
+	marks []mark
+	fetch func(id ID) (payloads [][]byte, complete bool)
+	came  chan struct{} // a value for each delta
+}
+
+type sent struct {
+	id    ID
+	delta []byte
+	held  func(holder uint64)
 }
 
 func newFakeReplicator() *fakeReplicator {
-	return &fakeReplicator{came: make(chan struct{}, 1000)}
+	return &fakeReplicator{peers: 2, came: make(chan struct{}, 1000)}
 }
 
-func (f *fakeReplicator) Replicate(_ Change, acknowledged func()) {
+func (f *fakeReplicator) Replicate(id [16]byte, delta []byte, held func(uint64)) {
 	f.mu.Lock()
-	f.acks = append(f.acks, acknowledged)
+	f.sent = append(f.sent, sent{id, delta, held})
 	f.mu.Unlock()
 	f.came <- struct{}{}
 }
 
-// acknowledge acknowledges the i-th change.
+func (f *fakeReplicator) Mark(_ [16]byte, encoded []byte) {
+	m, err := decodeMark(encoded)
+	if err != nil {
+		panic(err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.marks = append(f.marks, m)
+}
+
+func (f *fakeReplicator) Peers() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.peers
+}
+
+func (f *fakeReplicator) setPeers(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.peers = n
+}
+
+func (f *fakeReplicator) Alive(uint64) bool { return true }
+func (f *fakeReplicator) Synced() bool      { return true }
+
+func (f *fakeReplicator) Rank([16]byte) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.rank
+}
+
+func (f *fakeReplicator) Fetch(id [16]byte, answer func([][]byte, bool)) {
+	f.mu.Lock()
+	fetch := f.fetch
+	f.mu.Unlock()
+	var payloads [][]byte
+	complete := true
+	if fetch != nil {
+		payloads, complete = fetch(id)
+	}
+	go answer(payloads, complete)
+}
+
+// acknowledge has a peer acknowledge the i-th delta.
 func (f *fakeReplicator) acknowledge(i int) {
 	f.mu.Lock()
-	ack := f.acks[i]
+	held := f.sent[i].held
 	f.mu.Unlock()
-	ack()
+	held(1)
 }
 
 // clock is a clock that stands still until it is moved.
@@ -224,7 +281,7 @@ type client struct {
 // create makes a cart in EUR.
 func create(t testing.TB, s *Service, commands ...Command) *client {
 	t.Helper()
-	id, token, _, err := s.Create(t.Context(), "EUR", stepsOf(commands))
+	id, token, _, err := s.Create(t.Context(), "EUR", stepsOf(commands), Default)
 	if err != nil {
 		t.Fatalf("Create: %v", err)
 	}

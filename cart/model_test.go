@@ -323,7 +323,7 @@ func TestServiceAgainstAModel(t *testing.T) {
 			m.start(i)
 			defer func() { m.stop(t, i) }()
 		}
-		id, token, r, err := m.nodes[0].Create(context.Background(), "EUR", nil)
+		id, token, r, err := m.nodes[0].Create(context.Background(), "EUR", nil, Default)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,7 +2,6 @@ package cart
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sync"
 
@@ -13,6 +12,7 @@ import (
 type resident struct {
 	id      ID
 	replica crdt.ReplicaID
+	service *Service
 
 	mu sync.Mutex // guards everything below
 
@@ -22,65 +22,164 @@ type resident struct {
 	latest, durable *State
 	packed          []byte // the encoding of a cart that is not in use
 
-	authored    bool            // somebody is about to make the next state: nobody else may
-	authors     []chan struct{} // closed, in this order, when it is the turn of who waits for it
-	unsafe      []*change       // the changes between durable and latest, oldest first
-	uncommitted int             // changes that the store does not have yet; above 0 the cart is dirty
-	moved       chan struct{}   // closed when latest or durable moves; nil where nobody waits
-	waiting     int             // requests that wait in await: the cart is in use
-	gone        bool            // evicted: look the cart up again
-	used        int64           // when it was last used, in ticks of the janitor
-	size        int64           // estimate of its memory, in bytes
+	authored bool            // somebody is about to make the next state: nobody else may
+	authors  []chan struct{} // closed, in this order, when it is the turn of who waits for it
+	unsafe   []*change       // the changes between durable and latest, oldest first
+
+	stored   extent      // what the store is known to have; the cart is dirty where that is not all
+	unsaved  *crdt.Delta // the changes since the last take, for a store that wants deltas
+	taken    *State      // what the committer is saving
+	queued   bool        // the committer will take it
+	must     bool        // it has to be saved even where enough nodes hold it by then
+	listed   bool        // the flusher will look at it
+	oldest   *State      // the first state that the store did not have, and since when
+	oldestAt int64       // in nanoseconds of Unix time
+
+	moved   chan struct{} // closed when latest, durable or stored moves; nil where nobody waits
+	waiting int           // requests that wait in await: the cart is in use
+	gone    bool          // evicted: look the cart up again
+	used    int64         // when it was last used, in ticks of the janitor
+	size    int64         // estimate of its memory, in bytes
 }
 
-// change is a Change on its way to being safe.
+// change is a step in the sequence of a residence, on its way to being safe.
 type change struct {
-	Change
 	resident *resident
-	safe     bool            // guarded by resident.mu
-	done     chan struct{}   // closed when this change and all before it are safe
-	stalled  <-chan struct{} // closed when the store has no room for it, or failed
+	state    *State        // that it led to
+	events   crdt.VV       // what the delta reaches up to, of a change that a peer made
+	author   bool          // this node made it
+	holders  []uint64      // other nodes that have it
+	safe     bool          // so many have it, or the store
+	durable  bool          // it is safe, and all before it are
+	done     chan struct{} // closed when it is durable, or when nobody makes it so in time
+	closed   bool          // done is
+}
+
+// extent is a set of events: those of a version vector, or whatever an erased cart absorbed.
+type extent struct {
+	vv     crdt.VV
+	erased bool
+}
+
+func extentOf(s *State) extent { return extent{s.VV, s.Erased} }
+
+func (e extent) covers(s *State) bool { return e.erased || !s.Erased && e.vv.Descends(s.VV) }
+
+func (e extent) join(o extent) extent {
+	if e.erased || o.erased {
+		return extent{erased: true}
+	}
+	return extent{vv: e.vv.Join(o.vv)}
 }
 
 // push appends a change to the residence's sequence. r.mu is held.
 func (r *resident) push(c *change) {
-	r.latest = c.State
-	r.unsafe = append(r.unsafe, c)
-	r.uncommitted++
+	c.resident = r
+	r.latest = c.state
+	if c.safe && len(r.unsafe) == 0 {
+		r.durable, c.durable = c.state, true
+	} else {
+		r.unsafe = append(r.unsafe, c)
+	}
 	r.broadcast()
 }
 
-// committed tells that the store has the change.
-func (r *resident) committed(c *change) {
+// dirty reports whether the store lacks anything. r.mu is held.
+func (r *resident) dirty() bool { return r.packed == nil && !r.stored.covers(r.latest) }
+
+// take gives the committer what the store lacks.
+func (r *resident) take(batch []Change) []Change {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.uncommitted--
-	r.advance(c)
+	must := r.must
+	r.queued, r.must = false, false
+	if !r.dirty() {
+		return batch
+	}
+	if r.service.lazy() && !must && len(r.unsafe) == 0 {
+		r.service.list(r) // its peers have come round
+		return batch
+	}
+	c := Change{ID: r.id, Delta: r.unsaved, State: r.latest}
+	r.unsaved, r.taken = nil, r.latest
+	return append(batch, c)
 }
 
-// acknowledged tells that enough holders have the change.
-func (r *resident) acknowledged(c *change) {
+// saved tells that the store has what was taken.
+func (r *resident) saved() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.advance(c)
+	r.stored = r.stored.join(extentOf(r.taken))
+	r.taken = nil
+	r.settle()
+	r.service.announce(r)
 }
 
-// advance marks c safe and moves durable over the changes that are safe without a gap.
-func (r *resident) advance(c *change) {
-	c.safe = true
-	n := 0
+// settle draws the conclusions from what the store now has. r.mu is held.
+func (r *resident) settle() {
+	if r.service.acknowledges() {
+		for _, c := range r.unsafe {
+			c.safe = c.safe || r.stored.covers(c.state)
+		}
+		r.advance()
+	}
+	r.broadcast()
+	if r.dirty() {
+		if r.oldest == nil || r.stored.covers(r.oldest) {
+			r.oldest, r.oldestAt = r.latest, r.service.now().UnixNano()
+		}
+		r.service.list(r)
+	} else {
+		r.oldest = nil
+	}
+}
+
+// heldBy tells that a peer has the change.
+func (r *resident) heldBy(c *change, holder uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.credit(c, holder)
+	r.advance()
+}
+
+// credit counts a holder of a change. r.mu is held.
+func (r *resident) credit(c *change, holder uint64) {
+	if c.safe || slices.Contains(c.holders, holder) {
+		return
+	}
+	c.holders = append(c.holders, holder)
+	c.safe = r.service.enough(c.holders)
+}
+
+// advance moves durable over the changes that are safe without a gap. r.mu is held.
+func (r *resident) advance() {
+	n, authored := 0, false
 	for n < len(r.unsafe) && r.unsafe[n].safe {
-		r.durable = r.unsafe[n].State
-		close(r.unsafe[n].done)
+		c := r.unsafe[n]
+		r.durable, c.durable = c.state, true
+		c.close()
+		authored = authored || c.author
 		n++
+	}
+	if n == 0 {
+		return
 	}
 	if n == len(r.unsafe) {
 		r.unsafe = nil
 	} else {
 		r.unsafe = r.unsafe[n:]
 	}
-	if n > 0 {
-		r.broadcast()
+	r.broadcast()
+	if authored && r.service.tolerate > 1 {
+		r.service.announce(r)
+	}
+}
+
+// close lets go who waits for the change. r.mu is held.
+func (c *change) close() {
+	if !c.closed {
+		c.closed = true
+		close(c.done)
 	}
 }
 
@@ -105,13 +204,8 @@ func (r *resident) await(ctx context.Context, giveUp <-chan struct{}, ready func
 		}
 		moved := r.moved
 		r.mu.Unlock()
-		select {
-		case <-moved:
-		case <-giveUp:
-			over = true
-		case <-ctx.Done():
-			over = true
-		}
+		r.service.scheduler.Wait(moved, giveUp, ctx.Done())
+		over = isClosed(giveUp) || ctx.Err() != nil
 		r.mu.Lock()
 	}
 	return true
@@ -142,18 +236,13 @@ func (r *resident) takeTurn(ctx context.Context) error {
 	turn := make(chan struct{})
 	r.authors = append(r.authors, turn)
 	r.mu.Unlock()
-	select {
-	case <-turn:
-		r.mu.Lock()
-		return nil
-	case <-ctx.Done():
-	}
+	r.service.scheduler.Wait(turn, ctx.Done(), nil)
 	r.mu.Lock()
-	if i := slices.Index(r.authors, turn); i >= 0 {
-		r.authors = slices.Delete(r.authors, i, i+1)
-	} else {
-		r.passTurn() // it came at the same time
+	if isClosed(turn) {
+		return nil
 	}
+	i := slices.Index(r.authors, turn)
+	r.authors = slices.Delete(r.authors, i, i+1)
 	return errBusy
 }
 
@@ -170,14 +259,14 @@ var errBusy = &Error{Reason: NotDurable, Detail: "more is asked of the node than
 
 // clean reports whether the cart is durable as it is and nobody is at it. r.mu is held.
 func (r *resident) clean() bool {
-	return r.uncommitted == 0 && len(r.unsafe) == 0 && r.waiting == 0 && !r.authored
+	return len(r.unsafe) == 0 && r.waiting == 0 && !r.authored && !r.queued && r.taken == nil && !r.dirty()
 }
 
 // pack exchanges the states of a clean cart for their encoding. r.mu is held.
 func (r *resident) pack() {
 	b := crdt.AppendState(nil, r.latest)
 	r.packed = append(make([]byte, 0, len(b)), b...)
-	r.latest, r.durable = nil, nil
+	r.latest, r.durable, r.oldest, r.stored = nil, nil, nil, extent{}
 }
 
 // unpack makes a packed cart usable. r.mu is held.
@@ -189,13 +278,13 @@ func (r *resident) unpack() error {
 	if err != nil {
 		return err
 	}
-	r.latest, r.durable, r.packed = s, s, nil
+	r.latest, r.durable, r.packed, r.stored = s, s, nil, extentOf(s)
 	return nil
 }
 
 // Estimates of memory, in bytes. TestEstimatesOfMemory compares them with what is measured.
 const (
-	sizeResident = 190 // and its place in the shard
+	sizeResident = 300 // and its place in the shard
 	sizeState    = 320
 	sizeDot      = 16 // of the version vector
 	sizeLine     = 100
@@ -223,224 +312,4 @@ func (r *resident) measure() int64 {
 
 func sizeOfRegisters(registers crdt.Registers) int {
 	return sizeRegister*len(registers) + textOfRegisters(registers)
-}
-
-// shard is a part of the resident carts. Who holds its lock only tries for that of a resident;
-// who holds a resident's may take the shard's.
-type shard struct {
-	mu    sync.Mutex
-	carts map[ID]*resident
-	loads map[ID]*load // under way
-}
-
-// load is a cart on its way into memory, for all who want it.
-type load struct {
-	done     chan struct{} // closed when the rest is set
-	resident *resident
-	err      error
-}
-
-const shards = 256
-
-func (s *Service) shard(id ID) *shard { return &s.shards[id[0]] }
-
-func (sh *shard) get(id ID) *resident {
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	return sh.carts[id]
-}
-
-// acquire returns the resident cart of id, locked and unpacked. It loads the cart where it is not
-// resident; many that want it at once cause one load.
-func (s *Service) acquire(ctx context.Context, id ID) (*resident, error) {
-	sh := s.shard(id)
-	for {
-		r := sh.get(id)
-		if r == nil {
-			var err error
-			if r, err = s.load(ctx, sh, id); err != nil {
-				return nil, err
-			}
-		}
-		r.mu.Lock()
-		if r.gone {
-			r.mu.Unlock()
-			continue
-		}
-		r.used = s.tick.Load()
-		if r.packed != nil {
-			if err := r.unpack(); err != nil {
-				r.mu.Unlock()
-				return nil, &Error{Reason: Unavailable, Detail: "the cart cannot be read", Err: err}
-			}
-			s.resized(r)
-		}
-		return r, nil
-	}
-}
-
-// load returns the resident cart of id, once it is, or gives up after loadWait. The load is nobody's:
-// it goes on when the request that asked for it first ends.
-func (s *Service) load(ctx context.Context, sh *shard, id ID) (*resident, error) {
-	sh.mu.Lock()
-	if r := sh.carts[id]; r != nil {
-		sh.mu.Unlock()
-		return r, nil
-	}
-	l := sh.loads[id]
-	if l == nil {
-		l = &load{done: make(chan struct{})}
-		sh.loads[id] = l
-		s.background.Go(func() {
-			l.resident, l.err = s.fetch(sh, id)
-			sh.mu.Lock()
-			delete(sh.loads, id)
-			sh.mu.Unlock()
-			close(l.done)
-		})
-	}
-	sh.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, loadWait)
-	defer cancel()
-	select {
-	case <-l.done:
-		return l.resident, l.err
-	case <-ctx.Done():
-		return nil, &Error{Reason: Unavailable, Detail: "the cart was not loaded in time", Err: ctx.Err()}
-	}
-}
-
-// fetch makes a cart resident that is in the store.
-func (s *Service) fetch(sh *shard, id ID) (*resident, error) {
-	ctx, cancel := context.WithTimeout(s.running, loadTimeout)
-	defer cancel()
-	state, err := s.store.Load(ctx, id)
-	switch {
-	case errors.Is(err, ErrNotFound):
-		return nil, ErrNotFound
-	case errors.Is(err, ErrDamaged):
-		return nil, &Error{Reason: Unavailable, Detail: "what is stored of the cart is damaged", Err: err}
-	case err != nil:
-		return nil, &Error{Reason: Unavailable, Detail: "the cart cannot be loaded", Err: err}
-	}
-	r := &resident{id: id, replica: newReplicaID(), latest: state, durable: state}
-	if err := s.admit(sh, r); err != nil {
-		return nil, err
-	}
-	r.mu.Unlock()
-	return r, nil
-}
-
-// admit makes a cart resident, if there is room for it, and locks it before anybody can evict it.
-func (s *Service) admit(sh *shard, r *resident) error {
-	if !s.makeRoom() {
-		return &Error{Reason: ServiceOverCapacity, Detail: "the node holds as many unsaved carts as its memory allows"}
-	}
-	r.mu.Lock()
-	r.used = s.tick.Load()
-	s.residents.Add(1)
-	s.resized(r)
-	sh.mu.Lock()
-	sh.carts[r.id] = r
-	sh.mu.Unlock()
-	return nil
-}
-
-// resized accounts for what a residence now takes. r.mu is held.
-func (s *Service) resized(r *resident) {
-	size := r.measure()
-	s.memory.Add(size - r.size)
-	r.size = size
-}
-
-// evictionSample is how many carts of a shard are looked at to find one that was not used for
-// long: the choice is nearly that of a full LRU. [Redis, "Key eviction"]
-const evictionSample = 8
-
-// search is when a search for carts to evict was made: nothing has changed much since if there was
-// neither a tick of the janitor, counted from 1, nor a commit.
-type search struct{ tick, commits int64 }
-
-// makeRoom evicts clean carts until the budget is kept. It reports whether it could: dirty carts
-// stay.
-func (s *Service) makeRoom() bool {
-	if s.memory.Load() <= s.budget {
-		return true
-	}
-	s.evicting.Lock()
-	defer s.evicting.Unlock()
-	now := search{s.tick.Load() + 1, s.committer.commits.Load()}
-	if s.barren == now && s.memory.Load() > s.budget {
-		return false // to look at all carts again for each request would cost more than it brings
-	}
-	for misses := 0; s.memory.Load() > s.budget; {
-		sh := &s.shards[s.hand]
-		s.hand = (s.hand + 1) % shards
-		if s.evictOne(sh) {
-			misses = 0
-		} else if misses++; misses == shards {
-			s.barren = now
-			return false
-		}
-	}
-	return true
-}
-
-// evictOne evicts the least recently used of a sample of clean carts in the shard.
-func (s *Service) evictOne(sh *shard) bool {
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	var victim *resident
-	n := 0
-	for _, r := range sh.carts { // in random order
-		if n >= evictionSample && victim != nil {
-			break
-		}
-		if !r.mu.TryLock() {
-			continue // in use
-		}
-		n++
-		if r.clean() && (victim == nil || r.used < victim.used) {
-			if victim != nil {
-				victim.mu.Unlock()
-			}
-			victim = r
-		} else {
-			r.mu.Unlock()
-		}
-	}
-	if victim == nil {
-		return false
-	}
-	victim.gone = true
-	delete(sh.carts, victim.id)
-	s.memory.Add(-victim.size)
-	s.residents.Add(-1)
-	s.evictions.Add(1)
-	victim.mu.Unlock()
-	return true
-}
-
-// packIdle packs the carts of some shards that were not used for idleTicks.
-func (s *Service) packIdle(first, n int) {
-	now := s.tick.Load()
-	for i := first; i < first+n && i < shards; i++ {
-		sh := &s.shards[i]
-		sh.mu.Lock()
-		idle := make([]*resident, 0, len(sh.carts))
-		for _, r := range sh.carts {
-			idle = append(idle, r)
-		}
-		sh.mu.Unlock()
-		for _, r := range idle {
-			if !r.mu.TryLock() {
-				continue
-			}
-			if !r.gone && r.packed == nil && r.clean() && now-r.used >= idleTicks {
-				r.pack()
-				s.resized(r)
-			}
-			r.mu.Unlock()
-		}
-	}
 }

@@ -2,6 +2,7 @@ package cart
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -33,24 +34,36 @@ const (
 
 // Options configure a Service. Only Store is required.
 type Options struct {
-	Store      Store
+	Store Store
+	// Shared says that other nodes write to the store too, and that it outlives each of them. Where there
+	// is a Replicator, only the commit to such a store acknowledges a write.
+	Shared     bool
 	Replicator Replicator // nil where the node is alone
+	Tolerate   int        // how many nodes may fail at once, where there is a Replicator; 1 where zero
 	Limits     Limits     // DefaultLimits where zero
-	Memory     int64      // budget for resident carts in bytes; 1 GiB where zero
+	Memory     int64      // budget for carts in bytes; 1 GiB where zero
 	Now        func() time.Time
 	Logger     *slog.Logger
+	Scheduler  Scheduler // that of the Go runtime where nil
 }
 
 // Service keeps the carts of one node. Its methods may be called from many goroutines.
 type Service struct {
 	store      Store
+	shared     bool
 	replicator Replicator
+	tolerate   int
 	limits     Limits
 	now        func() time.Time
 	log        *slog.Logger
+	scheduler  Scheduler
 
 	shards    [shards]shard
 	committer *committer
+	flusher   flusher
+	seeded    atomic.Bool
+	hedges    atomic.Int64
+	refused   struct{ malformed, tooNew, overMemory, expired atomic.Int64 }
 
 	budget    int64
 	memory    atomic.Int64 // estimate of what resident carts take
@@ -60,49 +73,88 @@ type Service struct {
 	hand      int    // the shard that is searched next; guarded by evicting
 	barren    search // the last that found nothing to evict; guarded by evicting
 
-	tick       atomic.Int64
-	running    context.Context // until Close
-	stop       context.CancelFunc
-	background sync.WaitGroup // the janitor and loads
+	tick    atomic.Int64
+	running context.Context // until Close
+	stop    context.CancelFunc
+
+	activities struct { // what runs in the background, the committer apart
+		sync.Mutex
+		n    int
+		over chan struct{} // closed when none is left; nil before Close
+	}
 }
 
 // New returns a Service that runs until Close.
 func New(o Options) *Service {
 	s := &Service{
 		store:      o.Store,
+		shared:     o.Shared,
 		replicator: o.Replicator,
-		limits:     o.Limits,
+		tolerate:   cmp.Or(o.Tolerate, 1),
+		limits:     cmp.Or(o.Limits, DefaultLimits),
 		now:        o.Now,
 		log:        o.Logger,
-		budget:     o.Memory,
-		committer:  newCommitter(o.Store),
+		scheduler:  o.Scheduler,
+		budget:     cmp.Or(o.Memory, 1<<30),
 	}
 	s.running, s.stop = context.WithCancel(context.Background())
-	if s.limits == (Limits{}) {
-		s.limits = DefaultLimits
-	}
-	if s.budget == 0 {
-		s.budget = 1 << 30
-	}
 	if s.now == nil {
 		s.now = time.Now
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	for i := range s.shards {
-		s.shards[i].carts, s.shards[i].loads = make(map[ID]*resident), make(map[ID]*load)
+	if s.scheduler == nil {
+		s.scheduler = runtimeScheduler{}
 	}
-	go s.committer.run()
-	s.background.Go(s.janitor)
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.service = s
+		sh.carts, sh.loads, sh.fragments = make(map[ID]*resident), make(map[ID]*load), make(map[ID]*fragments)
+		if s.replicator != nil {
+			sh.versions = make(map[ID]uint64)
+		}
+	}
+	s.committer = newCommitter(s.store, s.scheduler, s.now)
+	s.scheduler.Go(s.committer.run)
+	s.background(s.janitor)
+	if s.replicator != nil {
+		s.flusher.pause = minPause
+		s.background(s.flushing)
+		s.background(s.seed)
+	}
 	return s
 }
 
-// Close commits what was accepted and releases the store. No other method may be running or be
-// called afterwards.
+// background runs f beside the rest; Close waits for it.
+func (s *Service) background(f func()) {
+	a := &s.activities
+	a.Lock()
+	a.n++
+	a.Unlock()
+	s.scheduler.Go(func() {
+		f()
+		a.Lock()
+		defer a.Unlock()
+		if a.n--; a.n == 0 && a.over != nil {
+			close(a.over)
+		}
+	})
+}
+
+// Close commits what was accepted and releases the store. Of what a database lacks and enough nodes hold
+// it writes nothing: that is what Flush is for. No other method may be running or be called afterwards.
 func (s *Service) Close(ctx context.Context) error {
 	s.stop()
-	s.background.Wait()
+	a := &s.activities
+	a.Lock()
+	over := make(chan struct{})
+	if a.n == 0 {
+		close(over)
+	}
+	a.over = over
+	a.Unlock()
+	s.scheduler.Wait(over, nil, nil)
 	return errors.Join(s.committer.close(ctx), s.store.Close())
 }
 
@@ -121,7 +173,17 @@ func (s *Service) Err() error {
 }
 
 // Ready returns why the service cannot acknowledge writes at present, or nil.
-func (s *Service) Ready() error { return s.committer.unavailable() }
+func (s *Service) Ready() error {
+	if s.reachable() && s.Err() == nil {
+		return nil
+	}
+	if !s.acknowledges() {
+		return errAlone
+	}
+	return s.committer.unavailable()
+}
+
+var errAlone = errors.New("cart: too few nodes are there to hold a write")
 
 // Limits returns the limits that commands are held to.
 func (s *Service) Limits() Limits { return s.limits }
@@ -131,11 +193,30 @@ type Stats struct {
 	Resident int64 // carts
 	Memory   int64 // estimate of what they take, in bytes
 	Evicted  int64 // carts, since the start
+
+	Unsaved       int           // carts of which the database lacks something that nodes hold
+	OldestUnsaved time.Duration // since the first of that
+	FlushPause    time.Duration // for which a write is left to the nodes alone, when all goes well
+	Hedges        int64         // writes that went to the database because nodes were late, since the start
+	Refused       Refused       // payloads of peers, since the start
 }
 
 // Stats reads the service.
 func (s *Service) Stats() Stats {
-	return Stats{Resident: s.residents.Load(), Memory: s.memory.Load(), Evicted: s.evictions.Load()}
+	z := Stats{
+		Resident: s.residents.Load(),
+		Memory:   s.memory.Load(),
+		Evicted:  s.evictions.Load(),
+		Hedges:   s.hedges.Load(),
+		Refused: Refused{
+			Malformed:  s.refused.malformed.Load(),
+			TooNew:     s.refused.tooNew.Load(),
+			OverMemory: s.refused.overMemory.Load(),
+			Expired:    s.refused.expired.Load(),
+		},
+	}
+	z.Unsaved, z.OldestUnsaved, z.FlushPause = s.flusher.stats(s.now())
+	return z
 }
 
 // Access is what a caller shows to be let at a cart.
@@ -152,12 +233,13 @@ type Step struct {
 
 // Request is a list of commands for one cart, which are applied in order, all or none.
 type Request struct {
-	Cart    ID
-	Access  Access
-	Context *Context // what the client has seen; nil: everything
-	IfMatch []uint64 // versions, one of which the cart must have; nil: any
-	Key     string   // names the request across its retries, in this cart; empty: none
-	Steps   []Step
+	Cart       ID
+	Access     Access
+	Context    *Context   // what the client has seen; nil: everything
+	IfMatch    []uint64   // versions, one of which the cart must have; nil: any
+	Key        string     // names the request across its retries, in this cart; empty: none
+	Durability Durability // that it is to have before it is acknowledged
+	Steps      []Step
 }
 
 // Result is the answer to a request.
@@ -165,6 +247,7 @@ type Result struct {
 	State    *State // durable, and after all steps
 	Steps    []StepResult
 	Replayed bool // every step had been executed before
+	Reached  Reached
 }
 
 // StepResult is what became of a step.
@@ -183,7 +266,7 @@ func (s *Service) Execute(ctx context.Context, q *Request) (Result, error) {
 	if err := s.check(q.Steps); err != nil {
 		return Result{}, err
 	}
-	r, err := s.acquire(ctx, q.Cart)
+	r, err := s.acquireSeen(ctx, q.Cart, q.Context)
 	if err != nil {
 		return Result{}, err
 	}
@@ -211,27 +294,31 @@ func (s *Service) Execute(ctx context.Context, q *Request) (Result, error) {
 		if err := s.writable(); err != nil {
 			return err
 		}
-		result.State = e.state
-		ch = s.push(r, Change{ID: q.Cart, Delta: e.delta, State: e.state})
+		ch = s.push(r, e.delta, q.Durability)
+		if result.State = ch.state; ch.state.Erased { // by a peer, while it was made
+			ch = nil
+			return ErrNotFound
+		}
 		return nil
 	})
 	switch {
 	case errors.Is(err, &Error{Reason: NotDurable}):
 		return Result{}, err
 	case ch != nil:
-		if err := s.awaitSafe(ctx, r, ch); err != nil {
+		if err := s.awaitSafe(ctx, r, ch, q.Durability); err != nil {
 			return Result{}, err
 		}
+		result.Reached = r.reached(ch)
 		return result, nil
 	// A refusal or a replay tells of what it observed, so that has to be durable first.
-	case !s.awaitDurable(ctx, r):
+	case !s.awaitDurable(ctx, r, q.Durability):
 		return Result{}, errNotDurable
 	case err != nil:
 		return Result{}, err
 	case r.durable.Erased:
 		return Result{}, ErrNotFound
 	}
-	result.State = r.durable
+	result.State, result.Reached = r.durable, r.reached(nil)
 	return result, nil
 }
 
@@ -247,50 +334,108 @@ var errPrecondition = &Error{Reason: PreconditionFailed, Detail: "the cart has c
 var errNotDurable = &Error{Reason: NotDurable, Detail: "the write is not safe yet and may still take effect: " +
 	"repeat it under the same Idempotency-Key"}
 
-// writable refuses a write that the store would not take, before anything is changed.
+// writable refuses a write that neither peers nor the store would take, before anything is changed.
 func (s *Service) writable() error {
-	if err := s.committer.unavailable(); err != nil {
+	if err := s.Ready(); err != nil {
 		return &Error{Reason: NotDurable, Detail: "the store takes no writes at present: nothing was changed", Err: err}
 	}
 	return nil
 }
 
-// push makes a change the latest of a residence and sends it on its way. r.mu is held.
-func (s *Service) push(r *resident, c Change) *change {
-	ch := &change{Change: c, resident: r, done: make(chan struct{})}
-	r.push(ch)
-	s.resized(r)
-	ch.stalled = s.committer.enqueue(ch)
-	if s.replicator != nil { // in the order of the changes
-		s.replicator.Replicate(ch.Change, func() { r.acknowledged(ch) })
+// push makes a delta the next change of a residence and sends it on its way. What peers sent while it was
+// made is concurrent to it. r.mu is held.
+func (s *Service) push(r *resident, d *crdt.Delta, want Durability) *change {
+	from := r.latest
+	state, err := from.Apply(d)
+	if err != nil {
+		panic(err) // its author held what it needs, and a state only grows
 	}
-	return ch
+	c := &change{state: state, author: true, done: make(chan struct{})}
+	if state == from { // erased
+		return c
+	}
+	r.push(c)
+	s.changed(r, from, d)
+	if s.replicator != nil {
+		if want == Database || s.shared && !s.reachable() {
+			r.must = r.must || want == Database
+			s.save(r)
+		}
+		s.watch(c)
+		s.replicator.Replicate(r.id, crdt.AppendDelta(make([]byte, 0, 96), d), func(holder uint64) { r.heldBy(c, holder) })
+	}
+	return c
 }
 
-// awaitSafe waits until a change that was pushed is durable. r.mu is held on the way in and out, but
-// not while it waits.
-func (s *Service) awaitSafe(ctx context.Context, r *resident, ch *change) error {
-	r.mu.Unlock()
-	defer r.mu.Lock()
-	select {
-	case <-ch.done:
-		return nil
-	case <-ch.stalled:
-	case <-ctx.Done():
+// changed accounts for the step of a residence from a state to its latest by a delta, and has it saved in
+// time. r.mu is held.
+func (s *Service) changed(r *resident, from *State, d *crdt.Delta) {
+	s.resized(r)
+	s.reindex(r, from, r.latest)
+	if r.oldest == nil {
+		r.oldest, r.oldestAt = r.latest, s.now().UnixNano()
 	}
-	select {
-	case <-ch.done: // at the same time
-		return nil
-	default:
+	if !s.shared {
+		if r.unsaved != nil {
+			d = crdt.Merge(r.unsaved, d)
+		}
+		r.unsaved = d
+	}
+	if s.lazy() {
+		s.list(r)
+	} else {
+		s.save(r)
+	}
+}
+
+// reached tells how safe a change is, or the whole cart where c is nil. r.mu is held.
+func (r *resident) reached(c *change) Reached {
+	state := r.durable
+	holders := 1 + r.service.tolerate
+	if c != nil {
+		state, holders = c.state, max(holders, 1+len(c.holders))
+	}
+	if r.service.acknowledges() && r.stored.covers(state) {
+		return Reached{Database: true}
+	}
+	return Reached{Holders: holders}
+}
+
+// awaitSafe waits until a change that was pushed is durable, and as durable as is wanted. r.mu is held on
+// the way in and out, but not while it waits.
+func (s *Service) awaitSafe(ctx context.Context, r *resident, c *change, want Durability) error {
+	var stalled <-chan struct{} // the hedger gives up where there are peers
+	if s.replicator == nil {
+		stalled = s.committer.stall()
+	}
+	r.mu.Unlock()
+	s.scheduler.Wait(c.done, stalled, ctx.Done())
+	r.mu.Lock()
+	if !c.durable {
 		return errNotDurable
 	}
+	if want == Database && !r.await(ctx, s.committer.stall(), func() bool { return r.stored.covers(c.state) }) {
+		return errNotDurable
+	}
+	return nil
 }
 
-// awaitDurable waits until the latest state of a residence is durable, or one that came after it.
-func (s *Service) awaitDurable(ctx context.Context, r *resident) bool {
+// awaitDurable waits until the latest state of a residence is durable, and as durable as is wanted, or one
+// that came after it. r.mu is held on the way in and out, but not while it waits.
+func (s *Service) awaitDurable(ctx context.Context, r *resident, want Durability) bool {
 	target := r.latest
-	return r.await(ctx, s.committer.stall(), func() bool {
-		return r.durable != nil && (r.durable.Erased || !target.Erased && r.durable.VV.Descends(target.VV))
+	stall := s.committer.stall()
+	if s.replicator != nil {
+		over, stop := s.scheduler.After(giveUpAfter)
+		defer stop()
+		stall = over
+	}
+	if want == Database && s.replicator != nil && r.dirty() {
+		r.must = true
+		s.save(r)
+	}
+	return r.await(ctx, stall, func() bool {
+		return r.durable != nil && extentOf(r.durable).covers(target) && (want == Default || r.stored.covers(target))
 	})
 }
 
@@ -335,10 +480,19 @@ func (s *Service) admitsWrite(ctx context.Context, r *resident, a Access) error 
 	if err := s.admits(r.durable, a); err != nil {
 		return err
 	}
-	if !s.awaitDurable(ctx, r) {
+	if !s.awaitDurable(ctx, r, Default) {
 		return errNotDurable
 	}
 	return ErrNotFound
+}
+
+// acquireSeen is acquire for a client that has seen the cart, or not where c is nil.
+func (s *Service) acquireSeen(ctx context.Context, id ID, c *Context) (*resident, error) {
+	r, err := s.acquire(ctx, id, true)
+	if errors.Is(err, ErrNotFound) && c != nil && s.replicator != nil && !s.replicator.Synced() {
+		return nil, errContextUnavailable // it is somewhere else
+	}
+	return r, err
 }
 
 // awaitContext waits until the state that at returns holds what the client has seen.
@@ -347,13 +501,15 @@ func (s *Service) awaitContext(ctx context.Context, r *resident, c *Context, at 
 	if ready() {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, contextWait)
-	defer cancel()
-	if !r.await(ctx, nil, ready) {
-		return &Error{Reason: ContextUnavailable, Detail: "this node has not seen what Cart-Context tells of; another one may have"}
+	over, stop := s.scheduler.After(contextWait)
+	defer stop()
+	if !r.await(ctx, over, ready) {
+		return errContextUnavailable
 	}
 	return nil
 }
+
+var errContextUnavailable = &Error{Reason: ContextUnavailable, Detail: "this node has not seen what Cart-Context tells of; another one may have"}
 
 // executed returns the records of earlier executions of an operation. It refuses an id that differs
 // only in what the command was from a known one, or from one of those before it in the request.
@@ -440,7 +596,7 @@ func (s *Service) apply(ctx context.Context, e *edit, r *resident, q *Request) (
 // Read returns the durable state of a cart, which holds what c tells of. It waits for a load of the cart
 // and for the context, both of which have bounds of their own.
 func (s *Service) Read(ctx context.Context, id ID, a Access, c *Context) (*State, error) {
-	r, err := s.acquire(ctx, id)
+	r, err := s.acquireSeen(ctx, id, c)
 	if err != nil {
 		return nil, err
 	}
@@ -462,7 +618,7 @@ func (s *Service) Read(ctx context.Context, id ID, a Access, c *Context) (*State
 
 // Create makes a cart and returns its id, the token that opens it, and its durable state after
 // the steps.
-func (s *Service) Create(ctx context.Context, currency string, steps []Step) (ID, Token, Result, error) {
+func (s *Service) Create(ctx context.Context, currency string, steps []Step, want Durability) (ID, Token, Result, error) {
 	fail := func(err error) (ID, Token, Result, error) { return ID{}, Token{}, Result{}, err }
 	if err := checkCurrency("/currency", currency); err != nil {
 		return fail(err)
@@ -477,7 +633,7 @@ func (s *Service) Create(ctx context.Context, currency string, steps []Step) (ID
 		return fail(err)
 	}
 	id, token := NewID(), NewToken()
-	r := &resident{id: id, latest: new(State), replica: newReplicaID()}
+	r := &resident{id: id, replica: newReplicaID(), service: s, latest: new(State)}
 	e := s.create(r, currency, token)
 	result, err := s.apply(ctx, e, r, &Request{Cart: id, Steps: steps})
 	if err != nil {
@@ -487,10 +643,11 @@ func (s *Service) Create(ctx context.Context, currency string, steps []Step) (ID
 		return fail(err)
 	}
 	defer r.mu.Unlock()
-	result.State = e.state
-	if err := s.awaitSafe(ctx, r, s.push(r, Change{ID: id, Delta: e.delta, State: e.state})); err != nil {
+	c := s.push(r, e.delta, want)
+	if err := s.awaitSafe(ctx, r, c, want); err != nil {
 		return fail(err)
 	}
+	result.State, result.Reached = c.state, r.reached(c)
 	return id, token, result, nil
 }
 
@@ -514,19 +671,19 @@ func (s *Service) create(r *resident, currency string, token Token) *edit {
 }
 
 // Erase deletes a cart for good: what is known of it anywhere goes when it learns of this.
-func (s *Service) Erase(ctx context.Context, q *Request) error {
-	r, err := s.acquire(ctx, q.Cart)
+func (s *Service) Erase(ctx context.Context, q *Request) (Reached, error) {
+	r, err := s.acquireSeen(ctx, q.Cart, q.Context)
 	if err != nil {
-		return err
+		return Reached{}, err
 	}
 	defer r.mu.Unlock()
 	if err := s.admitsWrite(ctx, r, q.Access); err != nil && !errors.Is(err, &Error{Reason: Expired}) {
-		return err
+		return Reached{}, err
 	}
 	if err := s.awaitContext(ctx, r, q.Context, func() *State { return r.latest }); err != nil {
-		return err
+		return Reached{}, err
 	}
-	var ch *change
+	var c *change
 	err = r.inTurn(ctx, func() error {
 		if r.latest.Erased {
 			return ErrNotFound
@@ -537,37 +694,38 @@ func (s *Service) Erase(ctx context.Context, q *Request) error {
 		if err := s.writable(); err != nil {
 			return err
 		}
-		erased := &State{Erased: true}
-		ch = s.push(r, Change{ID: q.Cart, Delta: &crdt.Delta{State: *erased}, State: erased})
+		c = s.push(r, &crdt.Delta{State: State{Erased: true}}, q.Durability)
 		return nil
 	})
 	switch {
 	case errors.Is(err, &Error{Reason: NotDurable}):
-		return err
-	case ch != nil:
-		return s.awaitSafe(ctx, r, ch)
-	case !s.awaitDurable(ctx, r): // what the refusal tells of
-		return errNotDurable
+		return Reached{}, err
+	case c != nil:
+		if err := s.awaitSafe(ctx, r, c, q.Durability); err != nil {
+			return Reached{}, err
+		}
+		return r.reached(c), nil
+	case !s.awaitDurable(ctx, r, q.Durability): // what the refusal tells of
+		return Reached{}, errNotDurable
 	}
-	return err
+	return Reached{}, err
 }
 
 // janitor packs carts that are not in use and purges those that expired long ago.
 func (s *Service) janitor() {
-	ticker := time.NewTicker(tick)
-	defer ticker.Stop()
 	const perTick = (shards + idleTicks - 1) / idleTicks
 	for {
-		select {
-		case <-s.running.Done():
+		over, stop := s.scheduler.After(tick)
+		s.scheduler.Wait(over, s.running.Done(), nil)
+		stop()
+		if s.running.Err() != nil {
 			return
-		case <-ticker.C:
 		}
 		now := s.tick.Add(1)
 		s.makeRoom() // carts grow where they are, and when they are unpacked
 		s.packIdle(int(now%idleTicks)*perTick, perTick)
 		if now%purgeTicks == 1 {
-			s.background.Go(s.purge)
+			s.background(s.purge)
 		}
 	}
 }

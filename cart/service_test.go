@@ -14,7 +14,7 @@ import (
 func TestLifeOfACart(t *testing.T) {
 	store := newFakeStore()
 	s := start(t, Options{Store: store})
-	id, token, r, err := s.Create(t.Context(), "EUR", stepsOf([]Command{addN("A", 2), addN("B", 1)}))
+	id, token, r, err := s.Create(t.Context(), "EUR", stepsOf([]Command{addN("A", 2), addN("B", 1)}), Default)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,10 +36,10 @@ func TestLifeOfACart(t *testing.T) {
 
 	_, err = c.try(Request{Steps: stepsOf([]Command{remove("A"), addN("C", 0)})})
 	wantReason(t, err, Invalid)
-	if err := s.Erase(t.Context(), &Request{Cart: id, Access: c.access(), IfMatch: []uint64{1}}); !errors.Is(err, errPrecondition) {
+	if _, err := s.Erase(t.Context(), &Request{Cart: id, Access: c.access(), IfMatch: []uint64{1}}); !errors.Is(err, errPrecondition) {
 		t.Errorf("Erase of another version: %v", err)
 	}
-	if err := s.Erase(t.Context(), &Request{Cart: id, Access: c.access(), IfMatch: []uint64{1, Version(c.read())}}); err != nil {
+	if _, err := s.Erase(t.Context(), &Request{Cart: id, Access: c.access(), IfMatch: []uint64{1, Version(c.read())}}); err != nil {
 		t.Fatal(err)
 	}
 	if !store.state(id).Erased {
@@ -55,7 +55,7 @@ func TestWhoMay(t *testing.T) {
 	store := newFakeStore()
 	s := start(t, Options{Store: store})
 	c, other, erased := create(t, s, addN("A", 1)), create(t, s), create(t, s)
-	if err := s.Erase(t.Context(), &Request{Cart: erased.id, Access: erased.access()}); err != nil {
+	if _, err := s.Erase(t.Context(), &Request{Cart: erased.id, Access: erased.access()}); err != nil {
 		t.Fatal(err)
 	}
 	reloaded := start(t, Options{Store: store})
@@ -80,7 +80,7 @@ func TestWhoMay(t *testing.T) {
 			if _, err := s.Execute(t.Context(), q); !isNotFound(err) {
 				t.Errorf("Execute, %s: %v", name, err)
 			}
-			if err := s.Erase(t.Context(), q); !isNotFound(err) {
+			if _, err := s.Erase(t.Context(), q); !isNotFound(err) {
 				t.Errorf("Erase, %s: %v", name, err)
 			}
 		}
@@ -102,7 +102,7 @@ func TestExpiry(t *testing.T) {
 		s := start(t, Options{Store: store, Now: now.Now})
 		c, old, young := create(t, s, addN("A", 1)), create(t, s), create(t, s)
 		erased := create(t, s)
-		if err := s.Erase(t.Context(), &Request{Cart: erased.id, Access: erased.access()}); err != nil {
+		if _, err := s.Erase(t.Context(), &Request{Cart: erased.id, Access: erased.access()}); err != nil {
 			t.Fatal(err)
 		}
 		now.advance(TimeToLive)
@@ -120,10 +120,10 @@ func TestExpiry(t *testing.T) {
 		if _, err := s.Execute(t.Context(), &Request{Cart: c.id, Access: theirs, Steps: add}); !isNotFound(err) {
 			t.Error(err)
 		}
-		if err := s.Erase(t.Context(), &Request{Cart: c.id, Access: theirs}); !isNotFound(err) {
+		if _, err := s.Erase(t.Context(), &Request{Cart: c.id, Access: theirs}); !isNotFound(err) {
 			t.Error(err)
 		}
-		if err := s.Erase(t.Context(), &Request{Cart: young.id, Access: young.access()}); err != nil {
+		if _, err := s.Erase(t.Context(), &Request{Cart: young.id, Access: young.access()}); err != nil {
 			t.Errorf("who may can erase an expired cart: %v", err)
 		}
 

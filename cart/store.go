@@ -40,8 +40,9 @@ type Store interface {
 	Close() error
 }
 
-// Change is one step in the life of a cart: the delta, and the state that it led to, or nil where its
-// author does not hold the whole cart.
+// Change is one step in the life of a cart: the delta, and the state that it led to. State is nil where
+// its author does not hold the whole cart. Delta is nil where the state alone tells all, for a store
+// that is shared: it has to join the state anyway.
 type Change struct {
 	ID    ID
 	Delta *crdt.Delta
@@ -55,11 +56,3 @@ var (
 	// reached, and that the same commit may be tried again.
 	ErrNoRoom = errors.New("cart: the store has no room")
 )
-
-// Replicator hands changes to the other holders of their carts.
-type Replicator interface {
-	// Replicate sends a change on its way and returns at once. The changes of one cart come in their
-	// order. It calls acknowledged when so many holders have the change that the promise is kept
-	// without a commit: after it has returned, from any goroutine, at most once, and perhaps never.
-	Replicate(change Change, acknowledged func())
-}

@@ -71,6 +71,61 @@ func (s *State) Apply(d *Delta) (*State, error) {
 	return z.asState(s), nil
 }
 
+// Adjoins reports whether d and o leave no gap between their events of any replica. Then their merge
+// loses nothing: it can be joined wherever both can, in some order, and does the same.
+func (d *Delta) Adjoins(o *Delta) bool {
+	if d.Erased || o.Erased {
+		return true
+	}
+	for a, b := d.VV, o.VV; len(a) > 0 && len(b) > 0; {
+		switch {
+		case a[0].Replica < b[0].Replica:
+			a = a[1:]
+		case a[0].Replica > b[0].Replica:
+			b = b[1:]
+		default:
+			r := a[0].Replica
+			if d.Base.Get(r) > b[0].Seq || o.Base.Get(r) > a[0].Seq {
+				return false
+			}
+			a, b = a[1:], b[1:]
+		}
+	}
+	return true
+}
+
+// Within reports whether d has no event but those in the interval (base, end].
+func (d *Delta) Within(base, end VV) bool {
+	for _, e := range d.VV {
+		if from := d.Base.Get(e.Replica); from < e.Seq && (from < base.Get(e.Replica) || e.Seq > end.Get(e.Replica)) {
+			return false
+		}
+	}
+	return !d.Erased
+}
+
+// Newest returns the greatest timestamp in d. Who joins it goes on from there.
+func (d *Delta) Newest() Timestamp {
+	newest := max(d.Lifetime.Created, d.Lifetime.Updated)
+	registers := func(r Registers) {
+		for i := range r {
+			newest = max(newest, r[i].Stamp.At)
+		}
+	}
+	registers(d.Registers)
+	for _, l := range d.Lines {
+		newest = max(newest, l.First)
+		registers(l.Registers)
+		for i := range l.Counter {
+			newest = max(newest, l.Counter[i].At)
+		}
+	}
+	for i := range d.Operations {
+		newest = max(newest, d.Operations[i].At)
+	}
+	return newest
+}
+
 // Merge returns one delta for several: joining it does what joining a and then b does. It is a
 // function of a and b alone, never of their author's present state.
 func Merge(a, b *Delta) *Delta {

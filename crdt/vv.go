@@ -44,6 +44,18 @@ func (v VV) Descends(o VV) bool {
 	return true
 }
 
+// Join returns the events that v or o holds.
+func (v VV) Join(o VV) VV {
+	switch {
+	case v.Descends(o):
+		return v
+	case o.Descends(v):
+		return o
+	}
+	_, z := uniteSpans(nil, make(VV, 0, len(v)+len(o)), nil, v, nil, o)
+	return z
+}
+
 // Next returns the dot of the next event of r.
 func (v VV) Next(r ReplicaID) Dot { return Dot{r, v.Get(r) + 1} }
 

@@ -1,0 +1,321 @@
+package cart
+
+import (
+	"cmp"
+	"container/heap"
+	"context"
+	"sync"
+	"time"
+)
+
+// How long the database may lack what enough nodes hold: between minPause, when it has little to do, and
+// maxPause, so that a busy cart is written once for many changes.
+const (
+	minPause = 250 * time.Millisecond
+	maxPause = 5 * time.Second
+
+	// The pause grows while commits take more than a tenth of the time, and shrinks below half of that.
+	flushShare = 0.1
+
+	// The first owner of a cart writes it. The next ones do so where it did not: later by a pause
+	// and so much, each.
+	nextOwner = 500 * time.Millisecond
+	// When a holder is lost, all flush at once, one owner so long after the other.
+	afterLoss = 250 * time.Millisecond
+
+	// hedgeAfter is when a write that the peers have not acknowledged goes to the database.
+	hedgeAfter = 20 * time.Millisecond
+	// giveUpAfter is when a write is refused that neither peers nor database have acknowledged.
+	giveUpAfter = 450 * time.Millisecond
+
+	flushTick = 5 * time.Millisecond
+)
+
+// flusher decides when the database, which the nodes of a region share, gets what they hold.
+type flusher struct {
+	mu     sync.Mutex
+	due    dueHeap
+	listed uint64 // entries so far
+	pause  time.Duration
+	judged int64 // when pause was last looked at, and how long commits had taken by then
+	busy   int64
+
+	young, old []hedge // changes that are not safe, in the order in which they were made
+}
+
+// dueCart is a cart to look at: it may have been saved by then.
+type dueCart struct {
+	at     int64 // in nanoseconds of Unix time
+	number uint64
+	id     ID
+	since  int64 // when the store began to lack something
+	urgent bool  // a holder was lost
+}
+
+type dueHeap []dueCart
+
+func (h dueHeap) Len() int      { return len(h) }
+func (h dueHeap) Swap(i, k int) { h[i], h[k] = h[k], h[i] }
+func (h *dueHeap) Push(x any)   { *h = append(*h, x.(dueCart)) }
+func (h dueHeap) Less(i, k int) bool {
+	return cmp.Or(cmp.Compare(h[i].at, h[k].at), cmp.Compare(h[i].number, h[k].number)) < 0
+}
+
+func (h *dueHeap) Pop() any {
+	last := len(*h) - 1
+	d := (*h)[last]
+	*h = (*h)[:last]
+	return d
+}
+
+// hedge is a change that is to be safe in time.
+type hedge struct {
+	at int64 // when it was made
+	c  *change
+}
+
+// lazy reports whether the database gets a write only later, because nodes hold it meanwhile.
+func (s *Service) lazy() bool { return s.replicator != nil && s.shared }
+
+// acknowledges reports whether a commit makes a write safe: not where a file can die with its node while
+// others are there to hold the write.
+func (s *Service) acknowledges() bool { return s.replicator == nil || s.shared }
+
+// enough reports whether a write is safe that these nodes hold, besides this one.
+func (s *Service) enough(holders []uint64) bool {
+	if len(holders) < s.tolerate {
+		return false
+	}
+	if s.tolerate == 1 {
+		return true // the one has just acknowledged it
+	}
+	alive := 0
+	for _, h := range holders {
+		if s.replicator.Alive(h) {
+			alive++
+		}
+	}
+	return alive >= s.tolerate
+}
+
+// reachable reports whether enough nodes are there to hold a write.
+func (s *Service) reachable() bool { return s.replicator != nil && s.replicator.Peers() >= s.tolerate }
+
+// save has the committer take what the store lacks of a cart. r.mu is held.
+func (s *Service) save(r *resident) {
+	if !r.queued {
+		r.queued = true
+		s.committer.enqueue(r)
+	}
+}
+
+// list has the flusher look at a cart when it is due. r.mu is held.
+func (s *Service) list(r *resident) {
+	if s.lazy() && !r.listed && !r.queued && r.taken == nil {
+		r.listed = true
+		s.flusher.add(dueCart{at: r.oldestAt + s.flushDelay(r.id), id: r.id, since: r.oldestAt})
+	}
+}
+
+// flushDelay returns how long this node leaves a cart unsaved.
+func (s *Service) flushDelay(id ID) int64 {
+	rank := int64(s.replicator.Rank(id))
+	s.flusher.mu.Lock()
+	defer s.flusher.mu.Unlock()
+	return int64(s.flusher.pause)*(rank+1) + int64(nextOwner)*rank
+}
+
+func (f *flusher) add(d dueCart) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.listed++
+	d.number = f.listed
+	heap.Push(&f.due, d)
+}
+
+// next takes a cart that is due off the list.
+func (f *flusher) next(now int64) (d dueCart, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.due) == 0 || f.due[0].at > now {
+		return d, false
+	}
+	return heap.Pop(&f.due).(dueCart), true
+}
+
+// flushing flushes and hedges until Close.
+func (s *Service) flushing() {
+	for {
+		over, stop := s.scheduler.After(flushTick)
+		s.scheduler.Wait(over, s.running.Done(), nil)
+		stop()
+		if s.running.Err() != nil {
+			return
+		}
+		now := s.now().UnixNano()
+		s.hedge(now)
+		s.adapt(now)
+		s.flushDue(now)
+	}
+}
+
+// flushDue saves what is due by now.
+func (s *Service) flushDue(now int64) {
+	for {
+		d, ok := s.flusher.next(now)
+		if !ok {
+			return
+		}
+		sh := s.shard(d.id)
+		if r := sh.get(d.id); r != nil {
+			s.flushResident(r, d, now)
+		}
+		sh.flush(d.id)
+	}
+}
+
+func (s *Service) flushResident(r *resident, d dueCart, now int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.listed = false
+	switch {
+	case r.gone || !r.dirty():
+	case !d.urgent && r.oldestAt > d.since && r.oldestAt+s.flushDelay(r.id) > now:
+		s.list(r) // what was unsaved then has been saved by somebody
+	default:
+		r.must = true
+		s.save(r)
+	}
+}
+
+// adapt makes the pause longer or shorter.
+func (s *Service) adapt(now int64) {
+	f := &s.flusher
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if now-f.judged < int64(minPause) {
+		return
+	}
+	busy := s.committer.busy.Load()
+	share := float64(busy-f.busy) / float64(now-f.judged)
+	f.judged, f.busy = now, busy
+	switch {
+	case share > flushShare:
+		f.pause = min(maxPause, f.pause*5/4)
+	case share < flushShare/2:
+		f.pause = max(minPause, f.pause*4/5)
+	}
+}
+
+// hurry has everything saved at once, first by the first owners.
+func (s *Service) hurry() {
+	now := s.now().UnixNano()
+	f := &s.flusher
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range f.due {
+		d := &f.due[i]
+		d.urgent = true
+		d.at = min(d.at, now+int64(s.replicator.Rank(d.id))*int64(afterLoss))
+	}
+	heap.Init(&f.due)
+}
+
+// watch has a change that this node made go to the database, if its peers do not acknowledge it in time.
+func (s *Service) watch(c *change) {
+	f := &s.flusher
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.young = append(f.young, hedge{s.now().UnixNano(), c})
+}
+
+// hedge sends changes that are late to the database, and gives up those that are too late.
+func (s *Service) hedge(now int64) {
+	f := &s.flusher
+	f.mu.Lock()
+	late := cut(&f.young, now-int64(hedgeAfter))
+	f.old = append(f.old, late...)
+	overdue := cut(&f.old, now-int64(giveUpAfter))
+	f.mu.Unlock()
+	for _, h := range late {
+		h.c.hedge()
+	}
+	for _, h := range overdue {
+		if !h.c.giveUp(now) {
+			f.mu.Lock()
+			f.old = append(f.old, h)
+			f.mu.Unlock()
+		}
+	}
+}
+
+// cut takes off all hedges up to a time.
+func cut(from *[]hedge, upTo int64) []hedge {
+	n := 0
+	for n < len(*from) && (*from)[n].at <= upTo {
+		n++
+	}
+	if n == 0 {
+		return nil
+	}
+	taken := (*from)[:n:n]
+	if *from = (*from)[n:]; len(*from) == 0 {
+		*from = nil
+	}
+	return taken
+}
+
+func (c *change) hedge() {
+	r := c.resident
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !c.safe && r.service.shared {
+		r.service.hedges.Add(1)
+		r.service.save(r)
+	}
+}
+
+// giveUp lets go who waits for a change that is not going to be safe in time, and reports whether there
+// is nothing left to wait for. A database that commits is waited for.
+func (c *change) giveUp(now int64) bool {
+	r := c.resident
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	commits := r.service.shared && now-r.service.committer.succeeded.Load() < int64(giveUpAfter)
+	if c.closed || !commits {
+		c.close()
+		return true
+	}
+	return false
+}
+
+// Flush saves everything that the store lacks. It returns when that is done, or with what ctx says.
+func (s *Service) Flush(ctx context.Context) error {
+	for s.lazy() {
+		s.flushDue(1<<63 - 1)
+		if s.committer.drained() {
+			break
+		}
+		over, stop := s.scheduler.After(flushTick)
+		s.scheduler.Wait(over, ctx.Done(), s.committer.failed)
+		stop()
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := s.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stats returns how many carts are unsaved, since when the first is, and the pause.
+func (f *flusher) stats(now time.Time) (unsaved int, oldest, pause time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	since := now.UnixNano()
+	for i := range f.due {
+		since = min(since, f.due[i].since)
+	}
+	return len(f.due), time.Duration(now.UnixNano() - since), f.pause
+}

@@ -1,0 +1,262 @@
+package cart
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"cartd/crdt"
+)
+
+// What this file has is for the nodes that hold the same carts: a Service takes what they send, and tells
+// what it has. A payload is an encoded delta; a whole state is one that needs nothing.
+
+// maxAhead is how far in the future a timestamp may be. Who joins a greater one goes on from there, and
+// so does everybody else. [Kulkarni et al. 2014, section 3.3]
+const maxAhead = 5 * time.Minute
+
+// Refused counts payloads that peers sent and this node did not take.
+type Refused struct {
+	Malformed  int64 // they are not what a node sends
+	TooNew     int64 // a timestamp is more than five minutes ahead
+	OverMemory int64 // the node has no room for more that is unsaved
+	Expired    int64 // the cart is one that is deleted, or about to be
+}
+
+// Deliver joins a payload that a peer sent, or keeps it as a fragment where the cart is not resident. It
+// returns held when this node has what is in it and will not lose it while it runs. Otherwise the
+// payload was refused, or, when lacks, needs what this node lacks: a whole state would be held.
+func (s *Service) Deliver(_ uint64, id [16]byte, payload []byte) (held, lacks bool) {
+	d, err := crdt.DecodeDelta(payload)
+	if err != nil {
+		s.refused.malformed.Add(1)
+		return false, false
+	}
+	now := s.now()
+	switch {
+	case d.Newest() > crdt.TimestampAt(now.Add(maxAhead)):
+		s.refused.tooNew.Add(1)
+		return false, false
+	case purged(&d.State, now):
+		s.refused.expired.Add(1)
+		return false, false
+	case !s.makeRoom() && s.memory.Load() > s.budget+s.budget/8:
+		s.refused.overMemory.Add(1)
+		return false, false
+	}
+	// Its sender holds it, and this node does now.
+	safe := s.tolerate <= 1
+	for {
+		sh := s.shard(id)
+		sh.mu.Lock()
+		r := sh.carts[id]
+		if r == nil {
+			sh.keep(id, d, len(payload), safe)
+			sh.mu.Unlock()
+			return true, false
+		}
+		sh.mu.Unlock()
+		r.mu.Lock()
+		if r.gone {
+			r.mu.Unlock()
+			continue
+		}
+		err := r.unpack()
+		if err == nil {
+			s.resized(r)
+			err = s.join(r, d, safe)
+		}
+		r.mu.Unlock()
+		switch {
+		case errors.Is(err, crdt.ErrGap):
+			return false, true
+		case err != nil:
+			s.log.Error("a cart in memory cannot be read", "cart", ID(id).String(), "error", err)
+			return false, false
+		}
+		return true, false
+	}
+}
+
+// join joins a delta from elsewhere into a resident cart. r.mu is held.
+func (s *Service) join(r *resident, d *crdt.Delta, safe bool) error {
+	state, err := r.latest.Apply(d)
+	if err != nil || state == r.latest {
+		return err
+	}
+	from := r.latest
+	c := &change{state: state, events: d.VV, safe: safe, done: make(chan struct{})}
+	r.push(c)
+	s.changed(r, from, d)
+	s.retryFragments(r)
+	return nil
+}
+
+// retryFragments joins the fragments that the cart could not be joined with before. r.mu is held.
+func (s *Service) retryFragments(r *resident) {
+	sh := s.shard(r.id)
+	sh.mu.Lock()
+	left := sh.takeFragments(r.id)
+	sh.mu.Unlock()
+	if len(left) > 0 {
+		s.joinFragments(r, left)
+	}
+}
+
+// joinFragments joins what can be joined and keeps the rest. r.mu is held.
+func (s *Service) joinFragments(r *resident, all []fragment) {
+	for progress := true; progress && len(all) > 0; {
+		progress = false
+		left := all[:0:0]
+		for _, f := range all {
+			from := r.latest
+			state, err := from.Apply(f.delta)
+			if err != nil {
+				left = append(left, f)
+				continue
+			}
+			progress = true
+			if state != from {
+				r.push(&change{state: state, events: f.delta.VV, safe: f.safe, done: make(chan struct{})})
+				s.changed(r, from, f.delta)
+			}
+		}
+		all = left
+	}
+	sh := s.shard(r.id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	for _, f := range all {
+		sh.keep(r.id, f.delta, 0, f.safe)
+	}
+}
+
+// Mark takes what a peer knows of the safety of a cart.
+func (s *Service) Mark(_ uint64, id [16]byte, encoded []byte) {
+	m, err := decodeMark(encoded)
+	if err != nil {
+		s.refused.malformed.Add(1)
+		return
+	}
+	sh := s.shard(id)
+	sh.mu.Lock()
+	r := sh.carts[id]
+	if f := sh.fragments[id]; f != nil && s.shared && m.stored.any() {
+		f.mark(m)
+	}
+	sh.mu.Unlock()
+	if r != nil {
+		r.mark(m)
+	}
+}
+
+// Recall returns the durable state of a cart, as a payload, if it is in memory.
+func (s *Service) Recall(id [16]byte) (payload []byte, known bool) {
+	r := s.shard(id).get(id)
+	if r == nil {
+		return nil, false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	durable := r.durable
+	if r.packed != nil {
+		state, err := crdt.DecodeState(r.packed)
+		if err != nil {
+			return nil, false
+		}
+		durable = state
+	}
+	if r.gone || durable == nil {
+		return nil, false
+	}
+	return crdt.AppendDelta(nil, &crdt.Delta{State: *durable}), true
+}
+
+// Seeded reports whether Digests and EachVersion tell of every cart that is stored.
+func (s *Service) Seeded() bool { return s.seeded.Load() }
+
+// Digests returns a digest of each slot: of two nodes, equal slots have equal digests.
+func (s *Service) Digests() *[shards * slotsPerShard]uint64 {
+	z := new([shards * slotsPerShard]uint64)
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		copy(z[i*slotsPerShard:], sh.digests[:])
+		sh.mu.Unlock()
+	}
+	return z
+}
+
+// EachVersion calls yield with each cart of a slot and its version, sorted by id, until it returns false.
+func (s *Service) EachVersion(slot int, yield func(id [16]byte, version uint64) bool) {
+	for _, v := range s.shards[slot/slotsPerShard].versionsOf(nil, slot%slotsPerShard) {
+		if !yield(v.ID, v.Version) {
+			return
+		}
+	}
+}
+
+// hold returns the resident cart of id, locked, loaded from the store where it has to be, or nil where
+// there is no such cart. It sets right what the index says.
+func (s *Service) hold(ctx context.Context, id ID) (*resident, error) {
+	r, err := s.acquire(ctx, id, false)
+	if errors.Is(err, ErrNotFound) {
+		s.shard(id).forgetVersion(id)
+		return nil, nil
+	}
+	return r, err
+}
+
+// Vector returns the encoded version vector of a cart, which it may load; known is false where there is no
+// such cart.
+func (s *Service) Vector(ctx context.Context, id [16]byte) (vector []byte, known bool, err error) {
+	r, err := s.hold(ctx, id)
+	if r == nil {
+		return nil, false, err
+	}
+	defer r.mu.Unlock()
+	return crdt.AppendState(nil, &State{VV: r.latest.VV, Erased: r.latest.Erased}), true, nil
+}
+
+// Compare tells whether this node has something of a cart that a version vector lacks, and the other way
+// round. It may load the cart.
+func (s *Service) Compare(ctx context.Context, id [16]byte, vector []byte) (ahead, behind bool, err error) {
+	other, err := crdt.DecodeState(vector)
+	if err != nil {
+		s.refused.malformed.Add(1)
+		return false, false, err
+	}
+	r, err := s.hold(ctx, id)
+	if r == nil {
+		return false, err == nil, err
+	}
+	defer r.mu.Unlock()
+	return !extentOf(other).covers(r.latest), !extentOf(r.latest).covers(other), nil
+}
+
+// State returns the whole latest state of a cart, as a payload, and what to call when a peer holds it,
+// with its start id. It may load the cart. A nil payload says that there is no such cart.
+func (s *Service) State(ctx context.Context, id [16]byte) (payload []byte, held func(holder uint64), err error) {
+	r, err := s.hold(ctx, id)
+	if r == nil {
+		return nil, nil, err
+	}
+	defer r.mu.Unlock()
+	unsafe := append([]*change(nil), r.unsafe...)
+	payload = crdt.AppendDelta(nil, &crdt.Delta{State: *r.latest})
+	return payload, func(holder uint64) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for _, c := range unsafe {
+			r.credit(c, holder)
+		}
+		r.advance()
+	}, nil
+}
+
+// Lost tells that a peer went away, and with it what it held: what the database lacks is saved at once.
+func (s *Service) Lost(uint64) {
+	if s.lazy() {
+		s.hurry()
+	}
+}

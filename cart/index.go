@@ -1,0 +1,134 @@
+package cart
+
+import (
+	"bytes"
+	"slices"
+	"time"
+
+	"cartd/crdt"
+)
+
+// The index tells of every cart, resident or not, which version this node has of it, by [VersionHash]. A
+// digest for each of a number of slots, which is the XOR of the versions in it, is what two nodes
+// compare. Of a cart that is not resident the version is the one that was stored, with the fragments
+// that came since: it may be wrong where a fragment did not begin where the store ended. Then digests
+// differ that need not, and repair, which loads the cart, sets it right.
+
+// slotsPerShard is how many slots the carts of a shard are in: a shard is the first eight bits of the id,
+// a slot the first twelve.
+const slotsPerShard = 16
+
+func slotInShard(id ID) int { return int(id[1] >> 4) }
+
+// setVersion notes the version of a cart. The shard is locked.
+func (sh *shard) setVersion(id ID, version uint64) {
+	if sh.versions == nil {
+		return // a node that is alone compares nothing
+	}
+	sh.digests[slotInShard(id)] ^= sh.versions[id] ^ version
+	sh.versions[id] = version
+}
+
+// forgetVersion takes a cart out of the index that is not stored, if nothing is known of it here.
+func (sh *shard) forgetVersion(id ID) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.carts[id] == nil && sh.fragments[id] == nil {
+		sh.digests[slotInShard(id)] ^= sh.versions[id]
+		delete(sh.versions, id)
+	}
+}
+
+// reindex notes that a resident cart has moved from one state to another. r.mu is held.
+func (s *Service) reindex(r *resident, from, to *State) {
+	if s.replicator == nil {
+		return
+	}
+	sh := s.shard(r.id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if from == nil || from.Erased || to.Erased {
+		sh.setVersion(r.id, VersionHash(r.id, to))
+		return
+	}
+	sh.setVersion(r.id, sh.versions[r.id]^stepHash(r.id, from.VV, to.VV))
+}
+
+// stepHash is the difference between the versions of two vectors, of which the second descends from the
+// first.
+func stepHash(id ID, from, to crdt.VV) (sum uint64) {
+	for i, k := 0, 0; k < len(to); k++ {
+		switch {
+		case i < len(from) && from[i] == to[k]:
+			i++
+		case i < len(from) && from[i].Replica == to[k].Replica:
+			sum ^= vectorHash(id, from[i:i+1]) ^ vectorHash(id, to[k:k+1])
+			i++
+		default:
+			sum ^= vectorHash(id, to[k:k+1])
+		}
+	}
+	return sum
+}
+
+// spanHash is the difference that a delta makes to the version of a cart that had just its base.
+func spanHash(id ID, d *crdt.Delta) (sum uint64) {
+	for i, e := range d.VV {
+		base := d.Base.Get(e.Replica)
+		if base == e.Seq {
+			continue
+		}
+		sum ^= vectorHash(id, d.VV[i:i+1])
+		if base > 0 {
+			sum ^= vectorHash(id, crdt.VV{{Replica: e.Replica, Seq: base}})
+		}
+	}
+	return sum
+}
+
+const (
+	seedBatch = 4096
+	seedRetry = time.Second
+)
+
+// seed reads the versions of what is stored.
+func (s *Service) seed() {
+	for after, done := (ID{}), false; !done; {
+		stored, err := s.store.Versions(s.running, after, seedBatch)
+		if s.running.Err() != nil {
+			return
+		}
+		if err != nil {
+			s.log.Warn("reading the versions of the stored carts", "error", err)
+			over, stop := s.scheduler.After(seedRetry)
+			s.scheduler.Wait(over, s.running.Done(), nil)
+			stop()
+			continue
+		}
+		for _, v := range stored {
+			after = v.ID
+			sh := s.shard(v.ID)
+			sh.mu.Lock()
+			if _, known := sh.versions[v.ID]; !known {
+				sh.setVersion(v.ID, v.Version)
+			}
+			sh.mu.Unlock()
+		}
+		done = len(stored) < seedBatch
+	}
+	s.seeded.Store(true)
+}
+
+// versionsOf appends what the index has of a slot to ids and versions, sorted by id.
+func (sh *shard) versionsOf(to []StoredVersion, slot int) []StoredVersion {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	begin := len(to)
+	for id, version := range sh.versions {
+		if slotInShard(id) == slot {
+			to = append(to, StoredVersion{id, version})
+		}
+	}
+	slices.SortFunc(to[begin:], func(a, b StoredVersion) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	return to
+}

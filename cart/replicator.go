@@ -1,0 +1,43 @@
+package cart
+
+// Replicator keeps the other holders of a cart up to date. What it moves is opaque to it. Its methods
+// return at once, and what they are given to call back is called later, from any goroutine.
+type Replicator interface {
+	// Replicate sends a delta, which must not be changed afterwards, to the other owners of a cart. It
+	// calls held for each of them that has acknowledged it, with the start id of that process.
+	Replicate(id [16]byte, delta []byte, held func(holder uint64))
+
+	// Mark tells the other owners what this node knows of the safety of a cart.
+	Mark(id [16]byte, mark []byte)
+
+	// Peers returns how many other nodes are there to hold a change at present.
+	Peers() int
+
+	// Alive reports whether a holder is still there.
+	Alive(holder uint64) bool
+
+	// Rank returns the place of this node among the owners of a cart: 0 is the first.
+	Rank(id [16]byte) int
+
+	// Synced reports whether this node knows of nothing that it may lack.
+	Synced() bool
+
+	// Fetch asks the other nodes for what they have in memory of a cart. It calls answer once, with the
+	// whole, durable states that they have; complete tells whether all have answered.
+	Fetch(id [16]byte, answer func(payloads [][]byte, complete bool))
+}
+
+// Durability is how safe a write has to be before it is acknowledged.
+type Durability int
+
+// The durabilities that a request may ask for.
+const (
+	Default  Durability = iota // one node more holds it than may fail, or the database has it
+	Database                   // the database has it
+)
+
+// Reached is how safe a write is.
+type Reached struct {
+	Database bool // the database has it
+	Holders  int  // else so many nodes do, the author included
+}
