@@ -3,11 +3,17 @@
 package postgres
 
 import (
+	"bytes"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"cartd/cart"
 	"cartd/crdt"
@@ -22,6 +28,34 @@ func processor(tb testing.TB) time.Duration {
 		tb.Fatal(err)
 	}
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+// serverProcessor returns the processor time that the server's processes have used, in user and
+// kernel mode, where it is on this machine and there is a /proc.
+func serverProcessor(tb testing.TB, s *Store) (used time.Duration, known bool) {
+	rows, err := s.readers.Query(background, "SELECT pid FROM pg_stat_activity")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	pids, err := pgx.CollectRows(rows, pgx.RowTo[int])
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, pid := range pids {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			continue // one that has ended
+		}
+		fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+		for _, field := range fields[11:13] { // utime and stime, in hundredths of a second
+			n, err := strconv.Atoi(field)
+			if err != nil {
+				tb.Fatal(err)
+			}
+			used, known = used+time.Duration(n)*10*time.Millisecond, true
+		}
+	}
+	return used, known
 }
 
 // baskets returns carts of five lines, which are in the database.
@@ -79,6 +113,75 @@ func BenchmarkCommit(b *testing.B) {
 			})
 		}
 	}
+}
+
+// BenchmarkFlush commits whole states of carts of five lines, of 20,000, each of which has changed
+// since it was committed. cpu-µs/row is the processor time of this process, server-µs/row that of the
+// server; "stranger" forgets what was remembered of the rows, so that each is read, and "new" commits
+// carts that are in no row.
+func BenchmarkFlush(b *testing.B) {
+	s := open(b, pgtest.New(b), Options{StatementTimeout: 10 * time.Second})
+	all := baskets(b, s, 20000)
+	for _, size := range []int{250, 1000, 4000} {
+		for _, who := range []string{"author", "stranger", "new"} {
+			b.Run(fmt.Sprint(size, "/", who), func(b *testing.B) {
+				var used, took time.Duration
+				next := 0
+				server, known := serverProcessor(b, s)
+				b.ResetTimer()
+				for range b.N {
+					b.StopTimer()
+					changes := make([]cart.Change, size)
+					for i := range changes {
+						o := all[next%len(all)]
+						next++
+						changes[i] = o.add(b, "sku-00003")
+						changes[i].Delta = nil
+						if who == "new" {
+							changes[i].ID = cart.NewID()
+						}
+					}
+					if who == "stranger" {
+						s.known = memory{}
+					}
+					b.StartTimer()
+					start, begin := time.Now(), processor(b)
+					commit(b, s, changes...)
+					took, used = took+time.Since(start), used+processor(b)-begin
+				}
+				b.StopTimer()
+				rows := float64(b.N * size)
+				b.ReportMetric(rows/took.Seconds(), "rows/s")
+				b.ReportMetric(float64(used.Microseconds())/rows, "cpu-µs/row")
+				if known {
+					after, _ := serverProcessor(b, s)
+					b.ReportMetric(float64((after-server).Microseconds())/rows, "server-µs/row")
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkVersions lists the versions of 20,000 carts.
+func BenchmarkVersions(b *testing.B) {
+	s := open(b, pgtest.New(b), Options{})
+	baskets(b, s, 20000)
+	n := 0
+	for b.Loop() {
+		var after cart.ID
+		for {
+			page, err := s.Versions(b.Context(), after, 4096)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if len(page) == 0 {
+				break
+			}
+			n += len(page)
+			after = page[len(page)-1].ID
+		}
+	}
+	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "carts/s")
 }
 
 func BenchmarkLoad(b *testing.B) {

@@ -32,8 +32,9 @@ const (
 		RETURNING id`
 
 	// insertFragments replaces a damaged fragment by a whole one of the same name.
-	insertFragments = `INSERT INTO fragments (id, checksum, delta)
-		SELECT id, checksum, delta FROM unnest($1::BYTEA[], $2::BIGINT[], $3::BYTEA[]) AS w (id, checksum, delta)
+	insertFragments = `INSERT INTO fragments (id, checksum, delta, expires_at)
+		SELECT id, checksum, delta, expires_at
+		FROM unnest($1::BYTEA[], $2::BIGINT[], $3::BYTEA[], $4::BIGINT[]) AS w (id, checksum, delta, expires_at)
 		ON CONFLICT (id, checksum) DO UPDATE SET delta = excluded.delta`
 
 	deleteFragments = `DELETE FROM fragments WHERE (id, checksum) IN
@@ -419,6 +420,7 @@ func (s *Store) insertFragments(ctx context.Context, c conn, fragments []unsettl
 	}
 	var ids, deltas [][]byte
 	var checksums []int64
+	var ats []*int64
 	seen := make(map[settled]bool, len(fragments))
 	s.buf = s.buf[:0]
 	for _, f := range fragments {
@@ -430,8 +432,13 @@ func (s *Store) insertFragments(ctx context.Context, c conn, fragments []unsettl
 		}
 		seen[name] = true
 		ids, deltas, checksums = append(ids, f.id[:]), append(deltas, s.buf[start:]), append(checksums, name.checksum)
+		var at *int64
+		if ms, expires := stored.Expiry(&f.delta.State); expires {
+			at = &ms
+		}
+		ats = append(ats, at)
 	}
-	_, err := c.Exec(ctx, insertFragments, ids, checksums, deltas)
+	_, err := c.Exec(ctx, insertFragments, ids, checksums, deltas, ats)
 	return err
 }
 

@@ -190,6 +190,40 @@ func TestFragmentBeforeItsBase(t *testing.T) {
 	}
 }
 
+// TestPurgeOfFragments: what never became a whole cart goes when all of it expired.
+func TestPurgeOfFragments(t *testing.T) {
+	t.Parallel()
+	url := pgtest.New(t)
+	s := open(t, url, Options{})
+	orphan := func() (b *basket, remove cart.Change) {
+		b = newBasket()
+		b.add(t, "apples")
+		return b, bare(b.remove(t, "apples"))
+	}
+	_, old := orphan()
+	b, older := orphan()
+	b.add(t, "pears")
+	younger := bare(b.remove(t, "pears"))
+	younger.Delta.Lifetime.Expires = crdt.TimestampAt(at.AddDate(0, 0, 60))
+	hurt := newBasket()
+	commit(t, s, old, older, younger, hurt.add(t, "apples"))
+	execute(t, url, flipByte, hurt.id[:])
+	commit(t, s, bare(hurt.add(t, "pears")))
+
+	wantLeft := func(purgedAt time.Time, want int) {
+		t.Helper()
+		if n, err := s.Purge(background, crdt.TimestampAt(purgedAt)); n != 0 || err != nil {
+			t.Errorf("got %d, %v", n, err)
+		}
+		if n := fragments(t, s); n != want {
+			t.Errorf("%d fragments, not %d", n, want)
+		}
+	}
+	wantLeft(at.AddDate(0, 0, 30), 4)
+	wantLeft(at.AddDate(0, 0, 31), 3) // older may be needed by younger
+	wantLeft(at.AddDate(0, 0, 61), 1) // that of the damaged cart
+}
+
 // TestMemory: what is remembered of a row saves reading it, and harms nothing where it is wrong.
 func TestMemory(t *testing.T) {
 	t.Parallel()

@@ -20,11 +20,13 @@ CREATE TABLE carts (
 CREATE INDEX carts_expiry ON carts (expires_hour) WHERE expires_hour IS NOT NULL;
 
 -- Deltas that could not be joined into a snapshot, because it is damaged or lacks what they need.
--- The checksum is xxHash64 of id and delta, and names the delta among those of its cart.
+-- The checksum is xxHash64 of id and delta, and names the delta among those of its cart. expires_at is
+-- when the cart expires as far as the delta tells.
 CREATE TABLE fragments (
-    id       BYTEA  NOT NULL,
-    checksum BIGINT NOT NULL,
-    delta    BYTEA  NOT NULL,
+    id         BYTEA  NOT NULL,
+    checksum   BIGINT NOT NULL,
+    delta      BYTEA  NOT NULL,
+    expires_at BIGINT,
     PRIMARY KEY (id, checksum)
 );
 
