@@ -1,0 +1,296 @@
+package gossip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	beatEvery   = time.Second     // between two clocks sent to a peer
+	deadAfter   = 3 * time.Second // without a word, an acknowledgement or an echo that is due
+	forgetAfter = time.Minute     // after a process has left the region
+)
+
+// CoreOptions are what a Core is made with.
+type CoreOptions struct {
+	Self      Member
+	Carts     Carts
+	Replicas  int // owners of a cart in the region
+	MaxOutbox int // bytes on their way to a peer, 64 MiB if 0
+	Logger    *slog.Logger
+
+	Now  func() time.Time
+	Rand *rand.Rand
+
+	// Spawn runs a job for a peer, after Spawn has returned: the jobs of one peer in order, one at a
+	// time. They may block. Peer 0 has the jobs that are for none. The Core's mutex is held.
+	Spawn func(peer uint64, job func(context.Context))
+
+	// Wake tells that Next may have something to send to a peer, or to say when. It returns at once and
+	// does not call the Core, whose mutex is held.
+	Wake func(peer uint64)
+}
+
+// Core is the state of the replication with all peers of a node: frames, members and the passing of time
+// come in, frames and calls of Carts go out. All methods may be called from any goroutine, within the
+// bounds that they tell. No method calls Carts, or anything it was given, while it holds the mutex, but
+// for Spawn and Wake.
+//
+// Equal calls at equal times, with jobs run at equal points, have equal results.
+type Core struct {
+	o CoreOptions
+
+	mu        sync.Mutex
+	peers     []*peer // by start id
+	placement placement
+	fetches   []*fetch // not answered, oldest first
+	requests  uint64   // fetches ever begun
+	sessions  uint64   // sessions of repair ever begun
+	repairAt  time.Time
+	anywayAt  time.Time
+	forgotten Counters // of the peers that were forgotten
+}
+
+// peer is another process of the region, from when it is a member or has a link until forgetAfter
+// after it is and has neither. Its outbox is filled all that time.
+type peer struct {
+	Member
+	member  bool      // as SetMembers told last
+	left    time.Time // when it ceased to be a member, or its link went down after that
+	up      bool      // its link is
+	met     bool      // its link was up once
+	session uint64    // counts the links; what began under another one has no business here
+
+	out  outbox
+	in   inbox
+	owns slotSet // ranked slots that the peer is among the owners of
+
+	heard     time.Time // when the last frame came
+	exchanged time.Time // when the last frame with items came or went
+	beatAt    time.Time // when the next clock is to be sent
+	clock     uint64    // the last one sent
+	clockAt   time.Time // when
+	unechoed  time.Time // when the first clock since the last echo was sent; zero if none was
+	echo      uint64    // the peer's clock that is to be echoed; 0 if none
+	roundTrip time.Duration
+	offset    time.Duration // of the peer's clock, as it said last
+	told      bool          // the peer said its clock
+
+	repair
+	counters Counters
+	lastErr  string
+
+	// What belongs to the caller of Receive, who is one at a time; the mutex does not guard it.
+	reading struct {
+		header   header
+		assembly assembly
+		held     []func(uint64)
+		refused  []refused
+		refusals []refusal
+	}
+}
+
+// NewCore returns a Core without peers.
+func NewCore(o CoreOptions) *Core {
+	if o.MaxOutbox == 0 {
+		o.MaxOutbox = defaultMaxOutbox
+	}
+	c := &Core{o: o}
+	c.replace()
+	return c
+}
+
+// find returns where the peer of a start id is in peers, or would be.
+func (c *Core) find(start uint64) (int, bool) {
+	return slices.BinarySearchFunc(c.peers, start, func(p *peer, start uint64) int {
+		switch {
+		case p.Start < start:
+			return -1
+		case p.Start > start:
+			return 1
+		}
+		return 0
+	})
+}
+
+// peer returns the peer of a start id, or nil.
+func (c *Core) peer(start uint64) *peer {
+	if i, found := c.find(start); found {
+		return c.peers[i]
+	}
+	return nil
+}
+
+// linked returns the peer of a start id if its link is up, or nil.
+func (c *Core) linked(start uint64) *peer {
+	if p := c.peer(start); p != nil && p.up {
+		return p
+	}
+	return nil
+}
+
+// meet returns the peer that m tells of, which may be a new one.
+func (c *Core) meet(m Member) *peer {
+	i, found := c.find(m.Start)
+	if !found {
+		c.peers = slices.Insert(c.peers, i, &peer{out: outbox{limit: c.o.MaxOutbox}})
+	}
+	c.peers[i].Member = m
+	return c.peers[i]
+}
+
+// SetMembers tells which processes of the region are alive. This one may be among them.
+func (c *Core) SetMembers(members []Member) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, m := range members {
+		if m.Start != c.o.Self.Start {
+			c.meet(m)
+		}
+	}
+	now := c.o.Now()
+	for _, p := range c.peers {
+		is := slices.ContainsFunc(members, func(m Member) bool { return m.Start == p.Start })
+		if p.member && !is {
+			p.left = now
+		}
+		p.member = is
+	}
+	c.replace() // a zone may have changed
+}
+
+// Up tells that there is a link with a peer, which speaks a version of the frames. It carries, in order
+// if at all, what Next returns here to Receive there and the other way round, until Down is called
+// here and there; nothing of it comes after that. If the peer was up, its former link is down.
+func (c *Core) Up(m Member, wire uint64) error {
+	if m.Start == c.o.Self.Start {
+		return errors.New("gossip: a link of a node with itself")
+	}
+	if wire < MinWire || wire > MaxWire {
+		return fmt.Errorf("gossip: version %d of the frames", wire)
+	}
+	c.mu.Lock()
+	p := c.meet(m)
+	var over answers
+	if p.up {
+		over = c.down(p, errors.New("gossip: another link came up"))
+	}
+	now := c.o.Now()
+	p.up = true
+	p.session++
+	p.in = inbox{}
+	p.heard, p.exchanged, p.beatAt, p.unechoed = now, now, now, time.Time{}
+	p.clock, p.echo = 0, 0
+	if !p.met {
+		p.met = true
+		c.needSync(p)
+	}
+	c.replace()
+	c.compareSoon(p, now)
+	c.sendOwed(p)
+	c.o.Wake(p.Start)
+	c.mu.Unlock()
+	over.call()
+	return nil
+}
+
+// Down tells that the link with a peer is gone, and why.
+func (c *Core) Down(start uint64, why error) {
+	c.mu.Lock()
+	p := c.linked(start)
+	if p == nil {
+		c.mu.Unlock()
+		return
+	}
+	over := c.down(p, why)
+	c.mu.Unlock()
+	over.call()
+}
+
+// down returns the fetches that are over by it. The mutex is held.
+func (c *Core) down(p *peer, why error) answers {
+	p.up = false
+	p.session++
+	p.left = c.o.Now()
+	if why != nil {
+		p.lastErr = why.Error()
+	}
+	p.out.rewind()
+	c.abandon(p)
+	c.replace()
+	start := p.Start
+	c.o.Spawn(start, func(context.Context) { c.o.Carts.Lost(start) })
+	return c.unasked(p)
+}
+
+// Tick lets time pass. It is to be called every 5 to 50 ms. It returns the peers whose link is of no use
+// any more: the caller closes these and calls Down.
+func (c *Core) Tick() (stale []uint64) {
+	c.mu.Lock()
+	now := c.o.Now()
+	for _, p := range c.peers {
+		if !p.up {
+			continue
+		}
+		if p.stale(now) {
+			stale = append(stale, p.Start)
+		} else if !now.Before(p.beatAt) {
+			c.o.Wake(p.Start)
+		}
+	}
+	c.forget(now)
+	c.startRepairs(now)
+	over := c.overdue(now)
+	c.mu.Unlock()
+	over.call()
+	return stale
+}
+
+// stale reports whether the peer owes a sign of life, in either direction, for too long.
+func (p *peer) stale(now time.Time) bool {
+	since := p.heard
+	if !p.unechoed.IsZero() && p.unechoed.Before(since) {
+		since = p.unechoed
+	}
+	if at, found := p.out.oldest(); found && at.Before(since) {
+		since = at
+	}
+	return now.Sub(since) > deadAfter
+}
+
+// forget drops the peers that left long ago.
+func (c *Core) forget(now time.Time) {
+	c.peers = slices.DeleteFunc(c.peers, func(p *peer) bool {
+		if p.up || p.member || now.Sub(p.left) < forgetAfter {
+			return false
+		}
+		c.forgotten.add(&p.counters)
+		return true
+	})
+}
+
+// Peers returns how many links are up.
+func (c *Core) Peers() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for _, p := range c.peers {
+		if p.up {
+			n++
+		}
+	}
+	return n
+}
+
+// Alive reports whether the process of a start id is this one, or the link with it is up.
+func (c *Core) Alive(holder uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return holder == c.o.Self.Start || c.linked(holder) != nil
+}
