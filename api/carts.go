@@ -55,13 +55,14 @@ func (s *Server) CreateCart(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, p.err)
 		return
 	}
-	if err := checkDurability(r); err != nil {
+	want, err := durability(r)
+	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
 	ctx, cancel := s.deadline(r)
 	defer cancel()
-	id, token, result, err := s.service.Create(ctx, currency, steps, cart.Default)
+	id, token, result, err := s.service.Create(ctx, currency, steps, want)
 	if err != nil {
 		s.fail(w, r, pointInto(err, "/line_items/"))
 		return
@@ -69,7 +70,7 @@ func (s *Server) CreateCart(w http.ResponseWriter, r *http.Request) {
 	c.view.Read(id, result.State, s.service.Limits())
 	w.Header().Set("Location", "/v1/carts/"+id.String())
 	c.answer = appendCart(c.answer[:0], &c.view, &token)
-	c.write(w, http.StatusCreated, true)
+	c.write(w, http.StatusCreated, result.Reached)
 }
 
 // GetCart reads a cart.
@@ -93,22 +94,23 @@ func (s *Server) GetCart(w http.ResponseWriter, r *http.Request, cartID CartID) 
 		return
 	}
 	c.answer = appendCart(c.answer[:0], &c.view, nil)
-	c.write(w, http.StatusOK, false)
+	c.write(w, http.StatusOK, cart.Reached{})
 }
 
 // EraseCart deletes a cart for good.
 func (s *Server) EraseCart(w http.ResponseWriter, r *http.Request, cartID CartID) {
 	q, err := s.request(r, cartID)
+	var reached cart.Reached
 	if err == nil {
 		ctx, cancel := s.deadline(r)
 		defer cancel()
-		_, err = s.service.Erase(ctx, q)
+		reached, err = s.service.Erase(ctx, q)
 	}
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	w.Header().Set("Cart-Durability", reached)
+	w.Header()["Cart-Durability"] = durabilityHeader(reached)
 	w.WriteHeader(http.StatusNoContent)
 }
 
@@ -169,7 +171,7 @@ func (s *Server) ApplyOperations(w http.ResponseWriter, r *http.Request, cartID 
 		return
 	}
 	c.answer = appendResults(c.answer[:0], &c.view, operations, result.Steps)
-	c.write(w, http.StatusOK, true)
+	c.write(w, http.StatusOK, result.Reached)
 }
 
 // lineOf names the line of a path. Text that is not an id names no line that there could be.
@@ -186,28 +188,30 @@ func (s *Server) change(w http.ResponseWriter, r *http.Request, cartID string, s
 	c := scratches.Get().(*scratch)
 	defer c.release()
 	q, err := s.request(r, cartID)
+	var result cart.Result
 	if err == nil {
 		q.Steps = []cart.Step{step}
-		_, err = s.execute(c, w, r, q)
+		result, err = s.execute(c, w, r, q)
 	}
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
 	c.answer = appendCart(c.answer[:0], &c.view, nil)
-	c.write(w, http.StatusOK, true)
+	c.write(w, http.StatusOK, result.Reached)
 }
 
 // changeByBody applies the commands that read finds in the body, and answers with the cart.
 func (s *Server) changeByBody(w http.ResponseWriter, r *http.Request, cartID string, read func(*parser) []cart.Step) {
 	c := scratches.Get().(*scratch)
 	defer c.release()
-	if _, err := s.executeBody(c, w, r, cartID, read); err != nil {
+	result, err := s.executeBody(c, w, r, cartID, read)
+	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
 	c.answer = appendCart(c.answer[:0], &c.view, nil)
-	c.write(w, http.StatusOK, true)
+	c.write(w, http.StatusOK, result.Reached)
 }
 
 func (s *Server) executeBody(c *scratch, w http.ResponseWriter, r *http.Request, cartID string, read func(*parser) []cart.Step) (cart.Result, error) {
@@ -286,7 +290,8 @@ func (s *Server) request(r *http.Request, cartID string) (*cart.Request, error) 
 		return nil, err
 	}
 	q.IfMatch = versions(r.Header.Values("If-Match"))
-	return q, checkDurability(r)
+	q.Durability, err = durability(r)
+	return q, err
 }
 
 // single returns the value of a header that may come once, and whether it is there.
@@ -300,15 +305,16 @@ func single(r *http.Request, name string) (value string, ok bool, err error) {
 	return "", false, &problem{kind: malformedRequest, detail: "the header " + name + " is there more than once"}
 }
 
-// reached is the durability that every answer to a write has: a commit in the store.
-const reached = "database"
-
-func checkDurability(r *http.Request) error {
+// durability returns how safe the write is to be before it is answered.
+func durability(r *http.Request) (cart.Durability, error) {
 	value, ok, err := single(r, "Cart-Durability")
-	if err != nil || !ok || value == "default" || value == "database" {
-		return err
+	switch {
+	case err != nil || !ok || value == "default":
+		return cart.Default, err
+	case value == "database":
+		return cart.Database, nil
 	}
-	return &problem{kind: malformedRequest, detail: "Cart-Durability is default or database"}
+	return cart.Default, &problem{kind: malformedRequest, detail: "Cart-Durability is default or database"}
 }
 
 // versions returns the versions that the entity tags of a list name, an empty list where none of
@@ -397,10 +403,22 @@ func (c *scratch) parse(w http.ResponseWriter, r *http.Request) (*parser, error)
 // nobody else may; an answer with a token is kept by no one.
 var (
 	contentType  = []string{"application/json"}
-	durability   = []string{reached}
+	inDatabase   = []string{"database"}
+	onPeers      = [...][]string{1: {"peers=1"}, 2: {"peers=2"}, 3: {"peers=3"}, 4: {"peers=4"}}
 	cacheControl = []string{"private, no-cache"}
 	noStore      = []string{"no-store"}
 )
+
+// durabilityHeader says what holds a write, or is nil where there was none.
+func durabilityHeader(r cart.Reached) []string {
+	switch {
+	case r.Database:
+		return inDatabase
+	case r.Holders < len(onPeers):
+		return onPeers[r.Holders]
+	}
+	return []string{"peers=" + strconv.Itoa(r.Holders)}
+}
 
 // writeHead sets the headers that every answer with a cart has. Their names are in the canonical form
 // that a Header's methods would bring them into.
@@ -424,13 +442,14 @@ func (c *scratch) writeHead(w http.ResponseWriter, length int) {
 	}
 }
 
-// write writes the answer that was encoded: of a read, or of a write, which was made durable.
-func (c *scratch) write(w http.ResponseWriter, status int, durable bool) {
+// write writes the answer that was encoded: of a write, which reached that durability, or of a read, which
+// reached none.
+func (c *scratch) write(w http.ResponseWriter, status int, reached cart.Reached) {
 	c.answer = append(c.answer, '\n')
 	c.writeHead(w, len(c.answer))
 	h := w.Header()
-	if durable {
-		h["Cart-Durability"] = durability
+	if held := durabilityHeader(reached); held != nil {
+		h["Cart-Durability"] = held
 	}
 	if status == http.StatusCreated {
 		h["Cache-Control"] = noStore
