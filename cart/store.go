@@ -30,7 +30,7 @@ type Store interface {
 	Purge(ctx context.Context, expiredBefore crdt.Timestamp) (int, error)
 
 	// Versions returns the versions of stored carts, ordered by id: of at most limit carts whose ids come
-	// after the given one. The zero ID begins; an empty result is the end. What was committed before
+	// after the given one. The zero ID begins; fewer than limit are the end. What was committed before
 	// is counted in, with two exceptions. A damaged cart has the version that is stored beside it, and is
 	// left out where there is none. Changes that a store keeps apart because it cannot join them yet are
 	// left out too, and with them a cart that has nothing else.

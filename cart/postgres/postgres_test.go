@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -126,6 +127,10 @@ func TestDamagedRow(t *testing.T) {
 	wantDamaged(t, s, hurt)
 	wantDamaged(t, s, hurt)
 	wantState(t, s, whole)
+	if v, err := s.Versions(background, cart.ID{}, 3); err != nil || len(v) != 2 ||
+		!slices.Contains(v, cart.StoredVersion{ID: hurt.id, Version: cart.VersionHash(hurt.id, hurt.state)}) {
+		t.Errorf("got %x, %v", v, err)
+	}
 	if n := strings.Count(log.String(), "cart="+hurt.id.String()); n != 1 {
 		t.Errorf("the damaged cart is logged %d times:\n%s", n, &log)
 	}

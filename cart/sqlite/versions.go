@@ -15,19 +15,22 @@ const selectVersions = "SELECT id, version FROM carts WHERE id > ? ORDER BY id L
 // Versions returns the versions of the next carts after one, in the order of their ids. Those whose
 // snapshot is behind are loaded. A context that is done ends it.
 func (s *Store) Versions(ctx context.Context, after cart.ID, limit int) ([]cart.StoredVersion, error) {
-	for {
-		page, last, err := s.versions(ctx, after, limit)
+	var all []cart.StoredVersion
+	for len(all) < limit {
+		page, last, err := s.versions(ctx, after, limit-len(all))
 		if err != nil {
 			return nil, fmt.Errorf("sqlite: versions: %w", err)
 		}
-		if len(page) > 0 || last == after {
-			return page, nil
+		if last == after {
+			break
 		}
-		after = last // all of these were damaged
+		all, after = append(all, page...), last
 	}
+	return all, nil
 }
 
-// versions returns one page, and the last cart that was to be in it.
+// versions returns at most limit of the next carts, and the last that was looked at: those that are
+// damaged are left out.
 func (s *Store) versions(ctx context.Context, after cart.ID, limit int) (page []cart.StoredVersion, last cart.ID, err error) {
 	ids := s.pendingAfter(after) // before the rows: a snapshot may move from here to there
 	rows, err := s.readVersions(ctx, after, limit)

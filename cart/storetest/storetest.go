@@ -453,17 +453,17 @@ func versions(t *testing.T, db Database) {
 			if err != nil {
 				t.Fatalf("versions: %v", err)
 			}
-			if len(page) == 0 {
-				return all
-			}
-			if len(page) > limit {
-				t.Fatalf("versions: got %d, the limit is %d", len(page), limit)
-			}
 			for _, v := range page {
 				if bytes.Compare(v.ID[:], after[:]) <= 0 {
 					t.Fatalf("versions: %v does not come after %v", v.ID, after)
 				}
 				all[v.ID], after = v.Version, v.ID
+			}
+			switch n := len(page); {
+			case n > limit:
+				t.Fatalf("versions: got %d, the limit is %d", n, limit)
+			case n < limit:
+				return all
 			}
 		}
 	}
