@@ -187,9 +187,10 @@ func (s *Service) Digests() *[shards * slotsPerShard]uint64 {
 	return z
 }
 
-// EachVersion calls yield with each cart of a slot and its version, sorted by id, until it returns false.
-func (s *Service) EachVersion(slot int, yield func(id [16]byte, version uint64) bool) {
-	for _, v := range s.shards[slot/slotsPerShard].versionsOf(nil, slot%slotsPerShard) {
+// EachVersion calls yield with each cart of the slot of from and its version, sorted by id and beginning at
+// from, until it returns false.
+func (s *Service) EachVersion(from [16]byte, yield func(id [16]byte, version uint64) bool) {
+	for _, v := range s.shard(from).versionsFrom(from) {
 		if !yield(v.ID, v.Version) {
 			return
 		}

@@ -119,16 +119,15 @@ func (s *Service) seed() {
 	s.seeded.Store(true)
 }
 
-// versionsOf appends what the index has of a slot to ids and versions, sorted by id.
-func (sh *shard) versionsOf(to []StoredVersion, slot int) []StoredVersion {
+// versionsFrom returns what the index has of the slot of from, sorted by id and beginning at from.
+func (sh *shard) versionsFrom(from ID) (z []StoredVersion) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	begin := len(to)
 	for id, version := range sh.versions {
-		if slotInShard(id) == slot {
-			to = append(to, StoredVersion{id, version})
+		if slotInShard(id) == slotInShard(from) && bytes.Compare(id[:], from[:]) >= 0 {
+			z = append(z, StoredVersion{id, version})
 		}
 	}
-	slices.SortFunc(to[begin:], func(a, b StoredVersion) int { return bytes.Compare(a.ID[:], b.ID[:]) })
-	return to
+	slices.SortFunc(z, func(a, b StoredVersion) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	return z
 }

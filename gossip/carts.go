@@ -24,16 +24,17 @@ type Carts interface {
 	// Recall returns the durable state of a cart, as a payload, if it is in memory.
 	Recall(id [16]byte) (payload []byte, known bool)
 
-	// Seeded reports whether Digests and Versions tell of every cart that is stored.
+	// Seeded reports whether Digests and EachVersion tell of every cart that is stored.
 	Seeded() bool
 
 	// Digests returns a digest of each slot: equal slots of two nodes have equal digests, and unequal
 	// ones nearly never do.
 	Digests() *[Slots]uint64
 
-	// Versions appends the id and the version of each cart of a slot, sorted by id. Carts of one id
-	// are equal if their versions are, nearly certainly.
-	Versions(to []Version, slot int) []Version
+	// EachVersion calls yield with the id and the version of each cart of the slot of from, in the order
+	// of their ids and beginning at from, until it returns false. Carts of one id are equal if their
+	// versions are, nearly certainly.
+	EachVersion(from [16]byte, yield func(id [16]byte, version uint64) bool)
 
 	// Vector returns the encoded version vector of a cart, which it may load, and known as false where
 	// there is no such cart. An error says that the cart cannot be loaded at present.

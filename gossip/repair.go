@@ -360,7 +360,7 @@ func (c *Core) nextListing(p *peer, s *session) (from [16]byte, some bool) {
 
 // listing returns the listing of a slot from a cart on.
 func (c *Core) listing(from [16]byte) item {
-	versions := beginningAt(from, c.o.Carts.Versions(nil, SlotOf(from)))
+	versions := c.versionsFrom(from)
 	it := item{kind: kindListing, id: from}
 	if len(versions) > maxListing {
 		versions, it.m = versions[:maxListing], 1
@@ -408,7 +408,7 @@ func versions(body []byte) []Version {
 
 // answerListing says of each cart that differs what is here, or that it is wanted.
 func (c *Core) answerListing(ctx context.Context, p *peer, it *item) {
-	ours := beginningAt(it.id, c.o.Carts.Versions(nil, SlotOf(it.id)))
+	ours := c.versionsFrom(it.id)
 	theirs := versions(it.body)
 	reply := item{kind: kindListed, n: it.n}
 	if it.m == 1 {
@@ -629,6 +629,15 @@ func successor(id [16]byte) [16]byte {
 		}
 	}
 	return id
+}
+
+// versionsFrom returns the versions of the carts of a slot, from an id on.
+func (c *Core) versionsFrom(from [16]byte) (versions []Version) {
+	c.o.Carts.EachVersion(from, func(id [16]byte, version uint64) bool {
+		versions = append(versions, Version{id, version})
+		return true
+	})
+	return versions
 }
 
 // beginningAt returns the versions from an id on.
