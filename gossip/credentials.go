@@ -1,0 +1,135 @@
+package gossip
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"math/big"
+	"strconv"
+	"time"
+)
+
+// credentials are what a process proves on its links: that it has the cluster key, and its start id.
+//
+// The cluster key gives every node the same certificate authority. A process issues itself a leaf
+// that carries its start id, and takes the leaf of any other process that this authority signed. The
+// certificates never expire: who has the key can issue another one at any time, and a clock that is
+// wrong must not part a node from the others.
+type credentials struct {
+	leaf      tls.Certificate
+	authority *x509.CertPool
+}
+
+// serverName is the one name in every leaf; which process it is, the start id tells.
+const serverName = "cartd"
+
+var (
+	notBefore = time.Date(1970, 1, 1, 0, 0, 0, 0, time.UTC)
+	notAfter  = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC) // no expiration: RFC 5280, 4.1.2.5
+)
+
+var errIdentity = errors.New("not the process that it should be")
+
+func newCredentials(key Key, start uint64) (*credentials, error) {
+	signer := ed25519.NewKeyFromSeed(key.derive(authorityUse))
+	public := signer.Public().(ed25519.PublicKey)
+	digest := sha256.Sum256(public)
+	root := &x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		Subject:               pkix.Name{CommonName: "cartd cluster"},
+		SubjectKeyId:          digest[:20],
+		NotBefore:             notBefore,
+		NotAfter:              notAfter,
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		MaxPathLenZero:        true,
+		KeyUsage:              x509.KeyUsageCertSign,
+	}
+	rootDER, err := x509.CreateCertificate(rand.Reader, root, root, public, signer)
+	if err != nil {
+		return nil, err
+	}
+	if root, err = x509.ParseCertificate(rootDER); err != nil {
+		return nil, err
+	}
+
+	leafPublic, leafKey, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	leafDER, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: new(big.Int).SetUint64(start),
+		Subject:      pkix.Name{CommonName: formatStart(start)},
+		DNSNames:     []string{serverName},
+		NotBefore:    notBefore,
+		NotAfter:     notAfter,
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}, root, leafPublic, signer)
+	if err != nil {
+		return nil, err
+	}
+	id := &credentials{
+		leaf:      tls.Certificate{Certificate: [][]byte{leafDER}, PrivateKey: leafKey},
+		authority: x509.NewCertPool(),
+	}
+	id.authority.AddCert(root)
+	return id, nil
+}
+
+// server returns what a connection that was accepted is secured with.
+func (id *credentials) server() *tls.Config {
+	c := id.config()
+	c.ClientAuth = tls.RequireAndVerifyClientCert
+	c.ClientCAs = id.authority
+	c.SessionTicketsDisabled = true
+	c.VerifyConnection = func(s tls.ConnectionState) error {
+		_, err := startOf(s)
+		return err
+	}
+	return c
+}
+
+// client returns what a connection to the process of start id peer is secured with.
+func (id *credentials) client(peer uint64) *tls.Config {
+	c := id.config()
+	c.RootCAs = id.authority
+	c.ServerName = serverName
+	c.VerifyConnection = func(s tls.ConnectionState) error {
+		start, err := startOf(s)
+		if err == nil && start != peer {
+			err = fmt.Errorf("%w: %s answers for %s", errIdentity, formatStart(start), formatStart(peer))
+		}
+		return err
+	}
+	return c
+}
+
+func (id *credentials) config() *tls.Config {
+	return &tls.Config{
+		Certificates:                []tls.Certificate{id.leaf},
+		MinVersion:                  tls.VersionTLS13,
+		DynamicRecordSizingDisabled: true, // a frame is of use when all of it is there
+	}
+}
+
+// startOf returns the start id in the leaf of a verified connection.
+func startOf(s tls.ConnectionState) (uint64, error) {
+	if len(s.VerifiedChains) == 0 {
+		return 0, fmt.Errorf("%w: no verified certificate", errIdentity)
+	}
+	name := s.VerifiedChains[0][0].Subject.CommonName
+	start, err := strconv.ParseUint(name, 16, 64)
+	if err != nil || name != formatStart(start) {
+		return 0, fmt.Errorf("%w: no start id in its certificate", errIdentity)
+	}
+	return start, nil
+}
+
+// formatStart returns a start id as it stands in names, certificates and logs.
+func formatStart(start uint64) string { return fmt.Sprintf("%016x", start) }

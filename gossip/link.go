@@ -1,0 +1,382 @@
+package gossip
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"sync"
+	"time"
+)
+
+const (
+	frameHeader = 4               // bytes: the length of the body, big endian
+	readAhead   = 128 << 10       // bytes
+	writeTime   = 3 * time.Second // a peer that does not read for so long is as good as dead
+	maxRedial   = 2 * time.Second // the pauses between attempts to dial double from minRedial to maxRedial
+	minRedial   = 100 * time.Millisecond
+)
+
+// Why a link is closed.
+var (
+	errStale    = errors.New("nothing heard for too long")
+	errReplaced = errors.New("the peer has come with a new connection")
+	errStopped  = errors.New("this node stops")
+	errFrame    = errors.New("a frame of a length that no frame has")
+)
+
+// link is a connection with a peer after the hellos: two goroutines that carry frames between it and
+// the core.
+type link struct {
+	peer  Member
+	wire  uint64
+	conn  *tls.Conn
+	core  *Core
+	since time.Time
+
+	wake   chan struct{} // receives when the core may have a frame
+	closed chan struct{} // closed when why is set
+	done   chan struct{} // closed when the core has been told Down
+	once   sync.Once
+	why    error
+}
+
+func newLink(peer Member, wire uint64, conn *tls.Conn, core *Core) *link {
+	return &link{
+		peer:   peer,
+		wire:   wire,
+		conn:   conn,
+		core:   core,
+		since:  time.Now(),
+		wake:   make(chan struct{}, 1),
+		closed: make(chan struct{}),
+		done:   make(chan struct{}),
+	}
+}
+
+// run carries frames until the link is closed, and returns why it was.
+func (l *link) run() error {
+	defer close(l.done)
+	if err := l.core.Up(l.peer, l.wire); err != nil {
+		l.close(err)
+		return err
+	}
+	var writer sync.WaitGroup
+	writer.Go(func() { l.close(l.write()) })
+	l.close(l.read())
+	writer.Wait()
+	l.core.Down(l.peer.Start, l.why)
+	return l.why
+}
+
+// close ends both goroutines; the first reason counts.
+func (l *link) close(why error) {
+	l.once.Do(func() {
+		l.why = why
+		close(l.closed)
+		l.conn.NetConn().Close() //nolint:errcheck // and no TLS alert: it would wait for a peer that does not read
+	})
+}
+
+// poke lets the writer ask the core for a frame.
+func (l *link) poke() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// write sends what the core has, a frame a call.
+func (l *link) write() error {
+	again := time.NewTimer(0)
+	defer again.Stop()
+	b := make([]byte, frameHeader, readAhead)
+	for {
+		frame, pause := l.core.Next(l.peer.Start, b[:frameHeader])
+		if n := len(frame) - frameHeader; n > 0 {
+			b = frame
+			binary.BigEndian.PutUint32(b, uint32(n))
+			if err := l.conn.SetWriteDeadline(time.Now().Add(writeTime)); err != nil {
+				return err
+			}
+			if _, err := l.conn.Write(b); err != nil {
+				return err
+			}
+			continue
+		}
+		var later <-chan time.Time
+		if pause > 0 {
+			again.Reset(pause)
+			later = again.C
+		}
+		select {
+		case <-l.wake:
+		case <-later:
+		case <-l.closed:
+			return l.why
+		}
+	}
+}
+
+// read hands each frame to the core.
+func (l *link) read() error {
+	r := bufio.NewReaderSize(l.conn, readAhead)
+	var b []byte
+	var err error
+	for {
+		if b, err = readFrame(r, b[:0], MaxFrame); err != nil {
+			return err
+		}
+		if err := l.core.Receive(l.peer.Start, b); err != nil {
+			return fmt.Errorf("%w: %w", errRefusedFrame, err)
+		}
+	}
+}
+
+var errRefusedFrame = errors.New("a frame that the core refuses")
+
+// readFrame returns the body of the next frame in b, or in a larger buffer.
+func readFrame(r io.Reader, b []byte, most int) ([]byte, error) {
+	if cap(b) < frameHeader {
+		b = make([]byte, frameHeader, 4<<10)
+	}
+	if _, err := io.ReadFull(r, b[:frameHeader]); err != nil {
+		return b, err
+	}
+	n := binary.BigEndian.Uint32(b[:frameHeader])
+	if n == 0 || n > uint32(most) {
+		return b, fmt.Errorf("%w: %d bytes, of %d at most", errFrame, n, most)
+	}
+	if cap(b) < int(n) {
+		b = make([]byte, n, min(2*int(n), most))
+	}
+	b = b[:n]
+	if _, err := io.ReadFull(r, b); err != nil {
+		return b, fmt.Errorf("%w: %w", errTruncated, err)
+	}
+	return b, nil
+}
+
+var errTruncated = errors.New("a frame that was cut off")
+
+// links are the links of a node: at most one a peer.
+type links struct {
+	id      *credentials
+	refused *refusals
+	logger  *slog.Logger
+	core    *Core
+	find    func(Member) (Member, error) // adds to a hello what memberlist knows
+	crowd   crowd
+
+	mu      sync.Mutex
+	up      map[uint64]*link // by start id
+	stopped bool
+}
+
+// maxHalfOpen is the number of connections that may be before their hello at a time.
+const maxHalfOpen = 128
+
+func newLinks(id *credentials, core *Core, find func(Member) (Member, error), refused *refusals, logger *slog.Logger) *links {
+	ls := &links{id: id, refused: refused, logger: logger, core: core, find: find, up: make(map[uint64]*link)}
+	ls.crowd = crowd{most: maxHalfOpen, refused: func(conn net.Conn) {
+		refused.add(linkCrowd, conn.RemoteAddr().String(), errCrowd)
+	}}
+	return ls
+}
+
+// dialled runs a link on a connection with the process of start id peer, and returns why it ended.
+func (ls *links) dialled(ctx context.Context, raw net.Conn, ours hello, peer uint64) error {
+	defer raw.Close()
+	conn := tls.Client(raw, ls.id.client(peer))
+	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	theirs, wire, err := ls.introduce(ctx, conn, ours)
+	if err != nil && ctx.Err() == nil {
+		ls.refuse(raw, err)
+	}
+	if !stop() || err != nil {
+		return errors.Join(ctx.Err(), err)
+	}
+	return ls.run(newLink(theirs, wire, conn, ls.core))
+}
+
+// accepted runs a link on a connection that came, if it is a peer's.
+func (ls *links) accepted(ctx context.Context, raw net.Conn, ours hello) {
+	defer raw.Close()
+	conn := tls.Server(raw, ls.id.server())
+	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	theirs, wire, err := ls.introduce(ctx, conn, ours)
+	if !ls.crowd.leave(raw) {
+		return // closed, and counted
+	}
+	if err == nil && theirs.Start >= ours.Start {
+		err = fmt.Errorf("%w: %s is to be dialled from here", errIdentity, theirs.Name)
+	}
+	if err != nil && ctx.Err() == nil {
+		ls.refuse(raw, err)
+	}
+	if !stop() || err != nil {
+		return
+	}
+	ls.run(newLink(theirs, wire, conn, ls.core)) //nolint:errcheck // the core was told
+}
+
+// introduce shakes hands and exchanges hellos, within proofTime.
+func (ls *links) introduce(ctx context.Context, conn *tls.Conn, ours hello) (theirs Member, wire uint64, err error) {
+	if err := conn.SetDeadline(time.Now().Add(proofTime)); err != nil {
+		return Member{}, 0, err
+	}
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return Member{}, 0, fmt.Errorf("%w: %w", errHandshake, err)
+	}
+	h, err := exchangeHello(conn, ours)
+	if err != nil {
+		return Member{}, 0, err
+	}
+	start, err := startOf(conn.ConnectionState())
+	if err == nil && start != h.Start {
+		err = fmt.Errorf("%w: %s says that it is %s", errIdentity, formatStart(start), h.Name)
+	}
+	if err != nil {
+		return Member{}, 0, err
+	}
+	if wire, err = ours.agree(h); err != nil {
+		return Member{}, 0, err
+	}
+	if theirs, err = ls.find(h.Member); err != nil {
+		return Member{}, 0, err
+	}
+	return theirs, wire, conn.SetDeadline(time.Time{})
+}
+
+var errHandshake = errors.New("TLS handshake")
+
+// refuse counts a connection that came to nothing.
+func (ls *links) refuse(conn net.Conn, err error) {
+	var (
+		record tls.RecordHeaderError
+		verify *tls.CertificateVerificationError
+		op     *net.OpError
+		why    = linkSilent // it ended, or its time did
+	)
+	switch {
+	case errors.Is(err, errIdentity):
+		why = linkIdentity
+	case errors.Is(err, errConflict):
+		why = linkConflict
+	case errors.Is(err, errLabel):
+		why = linkLabel
+	case errors.Is(err, errRegion):
+		why = linkRegion
+	case errors.Is(err, errWire):
+		why = linkWire
+	case errors.Is(err, ErrMalformed), errors.Is(err, errFrame):
+		why = linkHello
+	case errors.As(err, &record):
+		why = linkPlaintext
+	case errors.As(err, &verify), errors.As(err, &op) && op.Op == "remote error":
+		why = linkCertificate // one side or the other does not take it
+	case op != nil, errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.ErrClosedPipe):
+	case errors.Is(err, errHandshake):
+		why = linkHandshake
+	}
+	ls.refused.add(why, conn.RemoteAddr().String(), err)
+}
+
+// run makes the link that of its peer, runs it and returns why it ended. A link that the peer had before
+// gives way: the peer knows better whether it is of any use.
+func (ls *links) run(l *link) error {
+	for {
+		ls.mu.Lock()
+		if ls.stopped {
+			ls.mu.Unlock()
+			return errStopped
+		}
+		before, ok := ls.up[l.peer.Start]
+		if !ok {
+			ls.up[l.peer.Start] = l
+			ls.mu.Unlock()
+			break
+		}
+		ls.mu.Unlock()
+		before.close(errReplaced)
+		<-before.done
+		ls.remove(before)
+	}
+	ls.logger.Info("gossip: link up", "peer", l.peer.Name, "wire", l.wire)
+	err := l.run()
+	ls.remove(l)
+	ls.logger.Info("gossip: link down", "peer", l.peer.Name, "error", err)
+	switch {
+	case errors.Is(err, errReplaced):
+		ls.refused.add(linkReplaced, l.peer.Name, err)
+	case errors.Is(err, errFrame):
+		ls.refused.add(frameSize, l.peer.Name, err)
+	case errors.Is(err, errTruncated):
+		ls.refused.add(frameTruncated, l.peer.Name, err)
+	case errors.Is(err, errRefusedFrame):
+		ls.refused.add(frameMalformed, l.peer.Name, err)
+	}
+	return err
+}
+
+func (ls *links) remove(l *link) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if ls.up[l.peer.Start] == l {
+		delete(ls.up, l.peer.Start)
+	}
+}
+
+// poke wakes the writer of a peer.
+func (ls *links) poke(peer uint64) {
+	ls.mu.Lock()
+	l := ls.up[peer]
+	ls.mu.Unlock()
+	if l != nil {
+		l.poke()
+	}
+}
+
+// close closes the link of a peer.
+func (ls *links) close(peer uint64, why error) {
+	ls.mu.Lock()
+	l := ls.up[peer]
+	ls.mu.Unlock()
+	if l != nil {
+		l.close(why)
+	}
+}
+
+// stop closes all links; no link comes up after it.
+func (ls *links) stop() {
+	ls.mu.Lock()
+	ls.stopped = true
+	up := make([]*link, 0, len(ls.up))
+	for _, l := range ls.up {
+		up = append(up, l)
+	}
+	ls.mu.Unlock()
+	for _, l := range up {
+		l.close(errStopped)
+	}
+}
+
+// all returns the links by the start id of the peer.
+func (ls *links) all() map[uint64]*link {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	return maps.Clone(ls.up)
+}
+
+// count returns the number of links.
+func (ls *links) count() int {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	return len(ls.up)
+}

@@ -1,0 +1,350 @@
+package gossip
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+const (
+	joinsAtOnce = 16
+	tellFor     = time.Second // how long a node waits until it has told somebody that it changed, or leaves
+)
+
+// members are the processes of the region, as memberlist knows them.
+type members struct {
+	logger  *slog.Logger
+	refused *refusals
+	changed chan struct{} // receives when others may have changed
+
+	mu     sync.Mutex
+	self   Member
+	others map[string]Member // those alive, by name
+	rejoin *Rejoin
+	list   *memberlist.Memberlist // nil before start and after stop
+
+	telling sync.Mutex // held while this process tells of itself
+}
+
+func newMembers(o Options, refused *refusals) *members {
+	return &members{
+		logger:  o.Logger,
+		refused: refused,
+		changed: make(chan struct{}, 1),
+		self:    o.Member,
+		others:  make(map[string]Member),
+	}
+}
+
+// place says where this process is, which gives it its name.
+func (m *members) place(link, gossip netip.AddrPort) Member {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.self.LinkAddr, m.self.GossipAddr = link.String(), gossip.String()
+	m.self.Name = m.self.GossipAddr + "/" + formatStart(m.self.Start)
+	return m.self
+}
+
+// start starts memberlist on a transport, which stop shuts down.
+func (m *members) start(o Options, transport memberlist.NodeAwareTransport) error {
+	c := memberlist.DefaultLANConfig()
+	c.Name = m.self.Name
+	c.Transport = transport
+	c.Label = o.Label
+	c.SecretKey = o.Key.derive(gossipUse)
+	c.GossipVerifyIncoming = true
+	c.GossipVerifyOutgoing = true
+	c.EnableCompression = false
+	c.Logger = log.New(gossipLog{o.Logger}, "", 0)
+	c.Delegate, c.Events, c.Alive, c.Conflict = m, m, m, m
+	if o.tune != nil {
+		o.tune(c)
+	}
+	m.rejoin = NewRejoin(m.self.GossipAddr, o.Join, rand.New(rand.NewPCG(m.self.Start, 0)))
+	list, err := memberlist.Create(c)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.list = list
+	return err
+}
+
+// leave tells the others that this process goes, and returns when one of them knows, or after a second.
+func (m *members) leave(ctx context.Context) error {
+	patience := tellFor
+	if deadline, ok := ctx.Deadline(); ok {
+		patience = min(patience, time.Until(deadline))
+	}
+	m.telling.Lock()
+	defer m.telling.Unlock()
+	m.mu.Lock()
+	list := m.list
+	m.mu.Unlock()
+	if list == nil || patience <= 0 {
+		return ctx.Err()
+	}
+	return list.Leave(patience)
+}
+
+// stop stops memberlist.
+func (m *members) stop() error {
+	m.mu.Lock()
+	list := m.list
+	m.list = nil
+	clear(m.others)
+	m.mu.Unlock()
+	if list == nil {
+		return nil
+	}
+	return list.Shutdown()
+}
+
+// setState changes the state of this process and returns when another one knows, or after a second.
+func (m *members) setState(state MemberState) {
+	m.telling.Lock()
+	defer m.telling.Unlock()
+	m.mu.Lock()
+	m.self.State = state
+	list := m.list
+	m.mu.Unlock()
+	if list == nil {
+		return
+	}
+	if err := list.UpdateNode(tellFor); err != nil {
+		m.logger.Debug("gossip: nobody knows of the new state yet", "error", err) // the next push/pull tells
+	}
+}
+
+// all returns this process and the others, sorted by name.
+func (m *members) all() (self Member, others []Member) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, o := range m.others {
+		others = append(others, o)
+	}
+	slices.SortFunc(others, func(a, b Member) int { return bytes.Compare([]byte(a.Name), []byte(b.Name)) })
+	return m.self, others
+}
+
+// find returns what is known of a process that has introduced itself, or errConflict.
+func (m *members) find(other Member) (Member, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.conflict(other); err != nil {
+		return Member{}, err
+	}
+	if known, ok := m.others[other.Name]; ok {
+		return known, nil
+	}
+	return other, nil
+}
+
+// conflict returns errConflict if another process has the start id. The mutex is held.
+func (m *members) conflict(other Member) error {
+	taken := ""
+	if m.self.Start == other.Start {
+		taken = m.self.Name
+	}
+	for _, o := range m.others {
+		if o.Start == other.Start {
+			taken = o.Name
+		}
+	}
+	if taken == "" || taken == other.Name {
+		return nil
+	}
+	return fmt.Errorf("%w: %s and %s", errConflict, taken, other.Name)
+}
+
+// rejoinUntil joins whom Rejoin names, until the context ends.
+func (m *members) rejoinUntil(ctx context.Context) {
+	var joins sync.WaitGroup
+	defer joins.Wait()
+	turns := make(chan struct{}, joinsAtOnce)
+	for {
+		m.mu.Lock()
+		due := m.rejoin.Due(time.Now())
+		m.mu.Unlock()
+		for _, addr := range due {
+			select {
+			case turns <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			joins.Go(func() {
+				defer func() { <-turns }()
+				m.join(ctx, addr)
+			})
+		}
+		if !sleep(ctx, 200*time.Millisecond) {
+			return
+		}
+	}
+}
+
+// join joins what stands behind an address, which may be a name of many, but for those that are alive.
+func (m *members) join(ctx context.Context, addr string) {
+	resolved, err := resolve(ctx, addr)
+	if err != nil {
+		m.logger.Warn("gossip: address to join", "addr", addr, "error", err)
+		return
+	}
+	for _, r := range resolved {
+		m.mu.Lock()
+		missing, list := m.rejoin.Missing(r.String()), m.list
+		m.mu.Unlock()
+		if !missing || list == nil {
+			continue
+		}
+		if _, err := list.Join([]string{r.String()}); err != nil {
+			m.logger.Debug("gossip: join", "addr", r.String(), "error", err)
+		}
+	}
+}
+
+// resolve returns the addresses of host:port.
+func resolve(ctx context.Context, addr string) (resolved []netip.AddrPort, err error) {
+	if a, err := netip.ParseAddrPort(addr); err == nil {
+		return []netip.AddrPort{a}, nil
+	}
+	host, service, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	port, err := net.DefaultResolver.LookupPort(ctx, "tcp", service)
+	if err != nil {
+		return nil, err
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	for _, ip := range ips {
+		resolved = append(resolved, netip.AddrPortFrom(ip.Unmap(), uint16(port)))
+	}
+	return resolved, err
+}
+
+// memberlist calls the methods below with its locks held: they do nothing that could wait for it.
+
+// NodeMeta returns the metadata of this process.
+func (m *members) NodeMeta(int) []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return appendMetadata(nil, m.self)
+}
+
+// NotifyMsg ignores messages: there are links for them. So do the next three methods.
+func (m *members) NotifyMsg([]byte) {}
+
+// GetBroadcasts has none.
+func (m *members) GetBroadcasts(int, int) [][]byte { return nil }
+
+// LocalState has none.
+func (m *members) LocalState(bool) []byte { return nil }
+
+// MergeRemoteState ignores it.
+func (m *members) MergeRemoteState([]byte, bool) {}
+
+// NotifyAlive refuses what is no member of this region. It is asked about this process too.
+func (m *members) NotifyAlive(n *memberlist.Node) error {
+	other, err := decodeMetadata(n.Name, n.Address(), n.Meta)
+	if err != nil {
+		m.refused.add(gossipMember, n.Address(), err)
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if other.Region != m.self.Region {
+		err = fmt.Errorf("%w: %q, and here it is %q", errRegion, other.Region, m.self.Region)
+		m.refused.add(gossipRegion, n.Address(), err)
+		return err
+	}
+	if err = m.conflict(other); err != nil {
+		m.refused.add(gossipConflict, n.Address(), err)
+	}
+	return err
+}
+
+var errConflict = errors.New("two processes have one start id: they are copies of one machine, perhaps, with the state of its random numbers")
+
+// NotifyConflict counts a process that comes with the name of another one.
+func (m *members) NotifyConflict(existing, other *memberlist.Node) {
+	err := fmt.Errorf("%w: %s is at %s and at %s", errConflict, existing.Name, existing.Address(), other.Address())
+	m.refused.add(gossipConflict, other.Address(), err)
+}
+
+// NotifyJoin takes in a process.
+func (m *members) NotifyJoin(n *memberlist.Node) { m.learn(n, true) }
+
+// NotifyUpdate takes in what changed of a process.
+func (m *members) NotifyUpdate(n *memberlist.Node) { m.learn(n, false) }
+
+func (m *members) learn(n *memberlist.Node, joined bool) {
+	other, err := decodeMetadata(n.Name, n.Address(), n.Meta)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil || other.Name == m.self.Name {
+		return
+	}
+	m.others[other.Name] = other
+	if joined {
+		m.rejoin.Alive(other.GossipAddr)
+		m.logger.Info("gossip: member joined", "peer", other.Name, "zone", other.Zone)
+	}
+	m.signal()
+}
+
+// NotifyLeave removes a process that left or is taken for dead.
+func (m *members) NotifyLeave(n *memberlist.Node) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	other, known := m.others[n.Name]
+	if !known {
+		return
+	}
+	delete(m.others, n.Name)
+	m.rejoin.Lost(other.GossipAddr, time.Now())
+	m.logger.Info("gossip: member left or failed", "peer", other.Name, "zone", other.Zone)
+	m.signal()
+}
+
+func (m *members) signal() {
+	select {
+	case m.changed <- struct{}{}:
+	default:
+	}
+}
+
+// gossipLog takes the lines that memberlist logs. What it calls an error, a node that is down or a
+// datagram that was lost, it has to cope with by itself: at most a warning.
+type gossipLog struct{ logger *slog.Logger }
+
+func (l gossipLog) Write(line []byte) (int, error) {
+	level, text := slog.LevelWarn, bytes.TrimSpace(line)
+	for _, known := range []struct {
+		mark  string
+		level slog.Level
+	}{
+		{"[DEBUG] ", slog.LevelDebug},
+		{"[INFO] ", slog.LevelDebug}, // members says the same in its own words
+		{"[WARN] ", slog.LevelInfo},
+		{"[ERR] ", slog.LevelWarn},
+		{"[ERROR] ", slog.LevelWarn},
+	} {
+		if rest, ok := bytes.CutPrefix(text, []byte(known.mark)); ok {
+			level, text = known.level, rest
+			break
+		}
+	}
+	text = bytes.TrimPrefix(text, []byte("memberlist: "))
+	l.logger.Log(context.Background(), level, "gossip: memberlist", "said", string(text))
+	return len(line), nil
+}

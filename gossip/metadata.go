@@ -1,0 +1,92 @@
+package gossip
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// The bytes that a field of a member has at most, so that the metadata of a member fit into the 512
+// that memberlist carries.
+const (
+	maxMetadata = 512
+	maxPlace    = 64  // a region, a zone
+	maxLinkAddr = 64  // an address and a port
+	maxAPIAddr  = 262 // a DNS name and a port
+	maxName     = 96  // a gossip address and a start id
+)
+
+// metadataFields is the number of fields of metadata; a later version may add some at the end.
+const metadataFields = 8
+
+// appendMetadata appends what memberlist carries of a member beside its name and its gossip address.
+func appendMetadata(b []byte, m Member) []byte {
+	b = appendArray(b, metadataFields)
+	b = appendUint(b, m.Start)
+	b = appendString(b, m.Region)
+	b = appendString(b, m.Zone)
+	b = appendUint(b, uint64(m.State))
+	b = appendString(b, m.LinkAddr)
+	b = appendString(b, m.APIAddr)
+	b = appendUint(b, m.MinWire)
+	return appendUint(b, m.MaxWire)
+}
+
+// decodeMetadata returns the member that has the name and the gossip address. Fields that a later
+// version added are ignored.
+func decodeMetadata(name, gossipAddr string, b []byte) (Member, error) {
+	if len(b) > maxMetadata {
+		return Member{}, fmt.Errorf("%w: %d bytes of metadata", ErrMalformed, len(b))
+	}
+	r := reader{b: b}
+	if n := r.array(1); n < metadataFields {
+		r.fail("metadata of %d fields", n)
+	}
+	m := Member{
+		Name:       name,
+		GossipAddr: gossipAddr,
+		Start:      r.uint(),
+		Region:     r.text(maxPlace),
+		Zone:       r.text(maxPlace),
+		State:      memberState(r.uint()),
+		LinkAddr:   r.text(maxLinkAddr),
+		APIAddr:    r.text(maxAPIAddr),
+		MinWire:    r.uint(),
+		MaxWire:    r.uint(),
+	}
+	if r.err != nil {
+		return Member{}, r.err
+	}
+	return m, m.check()
+}
+
+// check returns what is wrong with a member.
+func (m Member) check() error {
+	_, err := netip.ParseAddrPort(m.LinkAddr)
+	switch {
+	case m.Start == 0:
+		return fmt.Errorf("%w: no start id", ErrMalformed)
+	case len(m.Name) > maxName || !strings.HasSuffix(m.Name, "/"+formatStart(m.Start)):
+		return fmt.Errorf("%w: the name %.*q of start id %s", ErrMalformed, maxName, m.Name, formatStart(m.Start))
+	case len(m.Region) > maxPlace, len(m.Zone) > maxPlace:
+		return fmt.Errorf("%w: a region or zone of more than %d bytes", ErrMalformed, maxPlace)
+	case len(m.APIAddr) > maxAPIAddr:
+		return fmt.Errorf("%w: an API address of more than %d bytes", ErrMalformed, maxAPIAddr)
+	case err != nil || len(m.LinkAddr) > maxLinkAddr:
+		return fmt.Errorf("%w: the link address %.*q", ErrMalformed, maxLinkAddr, m.LinkAddr)
+	case m.State == 0:
+		return fmt.Errorf("%w: no state", ErrMalformed)
+	case m.MinWire == 0 || m.MinWire > m.MaxWire:
+		return fmt.Errorf("%w: wire versions %d to %d", ErrMalformed, m.MinWire, m.MaxWire)
+	}
+	return nil
+}
+
+// memberState returns the state n, or none where it is not one that a byte can hold. States that this
+// version does not know are kept.
+func memberState(n uint64) MemberState {
+	if n > 0xff {
+		return 0
+	}
+	return MemberState(n)
+}

@@ -1,0 +1,154 @@
+package gossip
+
+import (
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// testMember returns a member that is as large as one can be.
+func testMember() Member {
+	const start = 1<<64 - 1
+	gossip := "[2001:db8:1111:2222:3333:4444:5555:6666]:65535"
+	return Member{
+		Start:      start,
+		Name:       gossip + "/" + formatStart(start),
+		Region:     strings.Repeat("r", maxPlace),
+		Zone:       strings.Repeat("z", maxPlace),
+		State:      Draining,
+		LinkAddr:   "[2001:db8:1111:2222:3333:4444:5555:6666%interface0]:65534",
+		GossipAddr: gossip,
+		APIAddr:    strings.Repeat("a", maxAPIAddr),
+		MinWire:    1<<64 - 2,
+		MaxWire:    1<<64 - 1,
+	}
+}
+
+func TestMetadata(t *testing.T) {
+	m := testMember()
+	b := appendMetadata(nil, m)
+	if len(b) > maxMetadata {
+		t.Fatalf("%d bytes", len(b))
+	}
+	if got, err := decodeMetadata(m.Name, m.GossipAddr, b); err != nil || got != m {
+		t.Errorf("%v\n%+v\n%+v", err, got, m)
+	}
+	for n := range b {
+		if _, err := decodeMetadata(m.Name, m.GossipAddr, b[:n]); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%d of %d bytes: %v", n, len(b), err)
+		}
+	}
+	if _, err := decodeMetadata(m.Name, m.GossipAddr, make([]byte, maxMetadata+1)); !errors.Is(err, ErrMalformed) {
+		t.Errorf("too long: %v", err)
+	}
+}
+
+func TestMetadataOfLaterVersions(t *testing.T) {
+	m := testMember()
+	m.APIAddr = ""
+	b := appendMetadata(nil, m)
+	b[0]++ // one field more
+	b = appendString(b, "what this version does not know")
+	if got, err := decodeMetadata(m.Name, m.GossipAddr, b); err != nil || got != m {
+		t.Errorf("%v\n%+v", err, got)
+	}
+}
+
+func TestMemberCheck(t *testing.T) {
+	for name, spoil := range map[string]func(*Member){
+		"no start id":    func(m *Member) { m.Start = 0 },
+		"another's name": func(m *Member) { m.Start-- },
+		"name":           func(m *Member) { m.Name = strings.Repeat("n", maxName) + m.Name },
+		"region":         func(m *Member) { m.Region += "r" },
+		"zone":           func(m *Member) { m.Zone += "z" },
+		"no state":       func(m *Member) { m.State = 0 },
+		"no link":        func(m *Member) { m.LinkAddr = "" },
+		"link by name":   func(m *Member) { m.LinkAddr = "localhost:1" },
+		"API":            func(m *Member) { m.APIAddr += "a" },
+		"no wire":        func(m *Member) { m.MinWire = 0 },
+		"wires":          func(m *Member) { m.MinWire, m.MaxWire = 2, 1 },
+	} {
+		m := testMember()
+		spoil(&m)
+		if err := m.check(); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestHello(t *testing.T) {
+	m := testMember()
+	m.State, m.APIAddr, m.GossipAddr = Joining, "", ""
+	h := hello{label: strings.Repeat("l", maxLabel), Member: m}
+	b := appendHello(nil, h)
+	if len(b) > maxHello {
+		t.Fatalf("%d bytes", len(b))
+	}
+	if got, err := decodeHello(b); err != nil || !reflect.DeepEqual(got, h) {
+		t.Errorf("%v\n%+v\n%+v", err, got, h)
+	}
+	for n := range b {
+		if _, err := decodeHello(b[:n]); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%d of %d bytes: %v", n, len(b), err)
+		}
+	}
+	b[0]++
+	if got, err := decodeHello(appendUint(b, 7)); err != nil || got != h {
+		t.Errorf("of a later version: %v\n%+v", err, got)
+	}
+}
+
+func TestHelloAgrees(t *testing.T) {
+	wires := func(low, high uint64) hello {
+		return hello{label: "l", Member: Member{Region: "r", MinWire: low, MaxWire: high}}
+	}
+	other := func(label, region string) hello {
+		return hello{label: label, Member: Member{Region: region, MinWire: 2, MaxWire: 4}}
+	}
+	for _, tt := range []struct {
+		theirs hello
+		wire   uint64
+		err    error
+	}{
+		{wires(2, 4), 4, nil},
+		{wires(1, 2), 2, nil},
+		{wires(4, 9), 4, nil},
+		{wires(3, 3), 3, nil},
+		{wires(1, 1), 0, errWire},
+		{wires(5, 9), 0, errWire},
+		{other("m", "r"), 0, errLabel},
+		{other("l", "s"), 0, errRegion},
+	} {
+		if wire, err := wires(2, 4).agree(tt.theirs); wire != tt.wire || !errors.Is(err, tt.err) {
+			t.Errorf("%+v: %d, %v", tt.theirs, wire, err)
+		}
+	}
+}
+
+func FuzzMetadata(f *testing.F) {
+	m := testMember()
+	f.Add(appendMetadata(nil, m))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got, err := decodeMetadata(m.Name, m.GossipAddr, b)
+		if err != nil {
+			return
+		}
+		if again, err := decodeMetadata(m.Name, m.GossipAddr, appendMetadata(nil, got)); err != nil || again != got {
+			t.Errorf("%v\n%+v\n%+v", err, got, again)
+		}
+	})
+}
+
+func FuzzHello(f *testing.F) {
+	f.Add(appendHello(nil, hello{label: "cartd", Member: testMember()}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got, err := decodeHello(b)
+		if err != nil {
+			return
+		}
+		if again, err := decodeHello(appendHello(nil, got)); err != nil || again != got {
+			t.Errorf("%v\n%+v\n%+v", err, got, again)
+		}
+	})
+}

@@ -1,0 +1,285 @@
+package gossip
+
+import (
+	"context"
+	crand "crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// Options are what a node needs.
+type Options struct {
+	// Member is this process: Region, Zone, State (by default Joining) and APIAddr. Start is drawn
+	// where it is 0, and the rest is filled in.
+	Member Member
+
+	Key           Key
+	Label         string   // of the cluster: nodes of another one are refused. Default: cartd; 64 bytes at most
+	GossipListen  string   // host:port of memberlist, UDP and TCP; port 0 is any
+	LinkListen    string   // host:port of the links; port 0 is any
+	AdvertiseHost string   // that others reach this process at. Default: that of the listeners, or the first private address
+	Join          []string // host:port of gossip ports of others
+
+	Replicas int // owners of a cart in the region. Default: 3
+	Carts    Carts
+	Logger   *slog.Logger
+
+	network network
+	tune    func(*memberlist.Config)
+}
+
+// withDefaults returns the options with what was left out, or what is wrong with them.
+func (o Options) withDefaults() (Options, error) {
+	if o.Label == "" {
+		o.Label = "cartd"
+	}
+	if o.Replicas == 0 {
+		o.Replicas = 3
+	}
+	if o.Member.State == 0 {
+		o.Member.State = Joining
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.network == nil {
+		o.network = internet{}
+	}
+	for o.Member.Start == 0 {
+		var b [8]byte
+		crand.Read(b[:]) //nolint:errcheck // it never fails
+		o.Member.Start = binary.BigEndian.Uint64(b[:])
+	}
+	o.Member.MinWire, o.Member.MaxWire = MinWire, MaxWire
+	switch {
+	case o.Key.guessable():
+		return o, fmt.Errorf("%w: a node that can be joined needs one", ErrKey)
+	case len(o.Label) > maxLabel:
+		return o, fmt.Errorf("a label of more than %d bytes", maxLabel)
+	case o.Carts == nil:
+		return o, errors.New("no carts")
+	}
+	for _, addr := range o.Join {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return o, fmt.Errorf("an address to join: %w", err)
+		}
+	}
+	return o, nil
+}
+
+// ListenError says that a port cannot be opened.
+type ListenError struct {
+	Port string // gossip or link
+	Err  error
+}
+
+func (e *ListenError) Error() string { return fmt.Sprintf("gossip: the %s port: %v", e.Port, e.Err) }
+
+// Unwrap returns Err.
+func (e *ListenError) Unwrap() error { return e.Err }
+
+// Node is a process of the region: its Core, with the network around it. It is safe for concurrent use.
+type Node struct {
+	o        Options
+	id       *credentials
+	core     *Core
+	members  *members
+	links    *links
+	dials    *dials
+	jobs     *jobs
+	refused  *refusals
+	listener net.Listener // of links; nil before Start
+
+	run     context.Context // ends with Stop
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+	stop    sync.Once
+	stopped error
+}
+
+// New returns a node that does nothing yet, not even the jobs of its Core.
+func New(o Options) (*Node, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("gossip: %w", err)
+	}
+	n := &Node{o: o, refused: newRefusals(o.Logger)}
+	if n.id, err = newCredentials(o.Key, o.Member.Start); err != nil {
+		return nil, fmt.Errorf("gossip: %w", err)
+	}
+	n.run, n.cancel = context.WithCancel(context.Background())
+	n.jobs = newJobs(n.run)
+	n.members = newMembers(o, n.refused)
+	n.core = NewCore(CoreOptions{
+		Self:     o.Member,
+		Carts:    o.Carts,
+		Replicas: o.Replicas,
+		Now:      time.Now,
+		Rand:     rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		Spawn:    n.jobs.spawn,
+		Wake:     func(peer uint64) { n.links.poke(peer) },
+		Logger:   o.Logger,
+	})
+	n.links = newLinks(n.id, n.core, n.members.find, n.refused, o.Logger)
+	n.dials = newDials(n.dial)
+	return n, nil
+}
+
+// Start opens the ports. It returns when others can reach this process; whom it can reach, it meets in
+// the background. The context is that of the start. It is called once; a node that did not start needs
+// no Stop.
+func (n *Node) Start(ctx context.Context) (err error) {
+	var transport memberlist.NodeAwareTransport
+	defer func() {
+		if err == nil {
+			return
+		}
+		n.cancel()
+		if n.listener != nil {
+			n.listener.Close() //nolint:errcheck // it has done nothing yet
+		}
+		if transport != nil {
+			transport.Shutdown() //nolint:errcheck // so has it
+		}
+	}()
+	if n.listener, err = n.o.network.Listen(ctx, n.o.LinkListen); err != nil {
+		return &ListenError{"link", err}
+	}
+	linkAddr, err := advertise(ctx, n.listener.Addr(), n.o.AdvertiseHost)
+	if err != nil {
+		return &ListenError{"link", err}
+	}
+	var gossipAddr netip.AddrPort
+	if transport, gossipAddr, err = n.o.network.Gossip(ctx, n.o, n.refused); err != nil {
+		return &ListenError{"gossip", err}
+	}
+	self := n.members.place(linkAddr, gossipAddr)
+	if err := self.check(); err != nil {
+		return err
+	}
+	if err := n.members.start(n.o, transport); err != nil {
+		return fmt.Errorf("gossip: %w", err)
+	}
+	n.jobs.start()
+	n.running.Go(func() { n.accept(n.run) })
+	n.running.Go(func() { n.follow(n.run) })
+	n.running.Go(func() { n.tick(n.run) })
+	n.running.Go(func() { n.members.rejoinUntil(n.run) })
+	return nil
+}
+
+// hello returns what this process says first on a link.
+func (n *Node) hello() hello {
+	self, _ := n.members.all()
+	return hello{label: n.o.Label, Member: self}
+}
+
+// dial opens a connection with a member, runs the link and returns why it ended.
+func (n *Node) dial(ctx context.Context, peer Member) error {
+	conn, err := n.o.network.Dial(ctx, peer.LinkAddr)
+	if err != nil {
+		return err
+	}
+	return n.links.dialled(ctx, conn, n.hello(), peer.Start)
+}
+
+// accept takes connections that become links.
+func (n *Node) accept(ctx context.Context) {
+	acceptAll(ctx, n.listener, func(conn net.Conn) {
+		n.links.crowd.enter(conn)
+		n.running.Go(func() { n.links.accepted(ctx, conn, n.hello()) })
+	})
+}
+
+// follow tells the core and the dials of every change of the members.
+func (n *Node) follow(ctx context.Context) {
+	for {
+		select {
+		case <-n.members.changed:
+		case <-ctx.Done():
+			return
+		}
+		self, others := n.members.all()
+		n.core.SetMembers(others)
+		var greater []Member
+		for _, o := range others {
+			if o.Start > self.Start {
+				greater = append(greater, o)
+			}
+		}
+		n.dials.keep(ctx, greater)
+	}
+}
+
+// How often the core's clock ticks. What needs the finer one, a request to peers that is to be given
+// up, needs a link.
+const (
+	tickLinked = 10 * time.Millisecond
+	tickAlone  = 50 * time.Millisecond
+)
+
+// tick moves the core's clock and closes the links that it finds dead.
+func (n *Node) tick(ctx context.Context) {
+	pause := tickAlone
+	for sleep(ctx, pause) {
+		for _, peer := range n.core.Tick() {
+			n.links.close(peer, errStale)
+		}
+		pause = tickAlone
+		if n.links.count() > 0 {
+			pause = tickLinked
+		}
+	}
+}
+
+// Core returns the state machine that the node drives.
+func (n *Node) Core() *Core { return n.core }
+
+// SetState tells the others what state this process is in. It returns when one of them knows, or after
+// a second; the rest hear of it from each other.
+func (n *Node) SetState(state MemberState) { n.members.setState(state) }
+
+// Stop leaves the region, closes the links and returns when nothing of the node runs any more, or when
+// the context ends. Later calls return what the first one did.
+func (n *Node) Stop(ctx context.Context) error {
+	n.stop.Do(func() {
+		done := make(chan error, 1)
+		go func() { done <- n.leave(ctx) }()
+		select {
+		case n.stopped = <-done:
+		case <-ctx.Done():
+			n.stopped = fmt.Errorf("gossip: stop: %w", ctx.Err())
+		}
+	})
+	return n.stopped
+}
+
+func (n *Node) leave(ctx context.Context) error {
+	if err := n.members.leave(ctx); err != nil {
+		n.o.Logger.Warn("gossip: left without a word", "error", err) // the others will find out
+	}
+	return n.close()
+}
+
+// close is Stop without a word to the others.
+func (n *Node) close() error {
+	n.cancel()
+	err := n.members.stop()
+	if n.listener != nil {
+		err = errors.Join(err, n.listener.Close())
+	}
+	n.links.stop()
+	n.running.Wait()
+	n.dials.running.Wait()
+	n.jobs.wait()
+	return err
+}

@@ -1,0 +1,57 @@
+package gossip
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// NodeStatus is what there is to see of a node.
+type NodeStatus struct {
+	Self        Member             `json:"self"`
+	Members     []Member           `json:"members"`     // the others, as far as memberlist takes them for alive
+	Connections []ConnectionStatus `json:"connections"` // by start id of the peer
+	Refused     map[string]uint64  `json:"refused"`     // what came from the network and was refused, by reason
+	Core        Status             `json:"core"`
+}
+
+// ConnectionStatus is the connection with a peer, up or not.
+type ConnectionStatus struct {
+	Peer     string    `json:"peer"` // its name
+	Start    uint64    `json:"start,string"`
+	Up       bool      `json:"up"`
+	Since    time.Time `json:"since,omitzero"` // when it came up
+	Wire     uint64    `json:"wire,omitempty"` // the version of the frames
+	Dialled  bool      `json:"dialled"`        // this process dials, and not the peer
+	Failures uint64    `json:"failures"`       // in dialling, since the last connection that was steady
+	Error    string    `json:"error,omitempty"`
+}
+
+// Status returns what there is to see.
+func (n *Node) Status() NodeStatus {
+	s := NodeStatus{Refused: n.refused.snapshot(), Core: n.core.Status()}
+	s.Self, s.Members = n.members.all()
+	up := n.links.all()
+	for _, l := range up {
+		s.Connections = append(s.Connections, n.connection(s.Self, l.peer, l))
+	}
+	for _, m := range s.Members {
+		if up[m.Start] == nil {
+			s.Connections = append(s.Connections, n.connection(s.Self, m, nil))
+		}
+	}
+	slices.SortFunc(s.Connections, func(a, b ConnectionStatus) int { return cmp.Compare(a.Start, b.Start) })
+	return s
+}
+
+func (n *Node) connection(self, peer Member, l *link) ConnectionStatus {
+	c := ConnectionStatus{Peer: peer.Name, Start: peer.Start, Dialled: self.Start < peer.Start}
+	if l != nil {
+		c.Up, c.Since, c.Wire = true, l.since, l.wire
+	}
+	failures, err := n.dials.last(peer.Start)
+	if c.Failures = failures; err != nil {
+		c.Error = err.Error()
+	}
+	return c
+}
