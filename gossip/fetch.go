@@ -41,7 +41,7 @@ func (c *Core) Fetch(id [16]byte, answer func(payloads [][]byte, complete bool))
 	for _, p := range c.peers {
 		if p.up {
 			f.waiting = append(f.waiting, p.Start)
-			c.send(p, entry{encoded: encoded}, time.Time{})
+			c.offer(p, entry{encoded: encoded}, time.Time{})
 		}
 	}
 	if len(f.waiting) == 0 {
@@ -60,7 +60,7 @@ func (c *Core) recall(p *peer, it *item) {
 	encoded := reply.encode()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.send(p, entry{encoded: encoded}, time.Time{})
+	c.offer(p, entry{encoded: encoded}, time.Time{})
 }
 
 // fetched takes a peer's answer and appends the fetch if it is the last one. The mutex is held.

@@ -79,6 +79,18 @@ func (o *outbox) push(e entry, due time.Time) (wake bool) {
 	return wake
 }
 
+// pushParts does the same with an item that travels in parts.
+func (o *outbox) pushParts(e entry, due time.Time) {
+	_, id := identity(e.encoded)
+	parts(id, e.encoded, func(part []byte, last bool) {
+		piece := entry{encoded: part}
+		if last {
+			piece.held = e.held
+		}
+		o.push(piece, due)
+	})
+}
+
 // mark puts an encoded mark of a cart at the end, in place of one that still waits.
 func (o *outbox) mark(id [16]byte, encoded []byte, due time.Time) (wake bool) {
 	size := len(encoded) + entryOverhead

@@ -1,7 +1,6 @@
 package gossip
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"slices"
@@ -35,12 +34,11 @@ const (
 	anywayEvery  = 10 * time.Second // between sessions, when there is none
 	repairGiveUp = 10 * time.Second // after the last word of a session
 
-	maxRound    = 256 << 10 // bytes of listings that are not answered
-	roundSlots  = 64        // listings that are not answered
-	listingSize = 24        // bytes for a cart: id, version
-	maxListing  = 4096      // carts in a listing
-	maxAnswer   = 256       // carts in the answer to a listing
-	stateRoom   = 1 << 20   // bytes in the outbox beyond which no state is added
+	maxRound   = 256 << 10 // bytes of listings that are not answered
+	roundSlots = 64        // listings that are not answered
+	maxListing = 4096      // carts in a listing
+	maxAnswer  = 256       // carts in the answer to a listing
+	stateRoom  = 1 << 20   // bytes in the outbox beyond which no state is added
 )
 
 // What the answer to a listing says beside.
@@ -330,8 +328,12 @@ func (c *Core) sendListings(p *peer, s *session) {
 		if !some {
 			break
 		}
-		listing := c.listing(from)
-		listing.n = s.number
+		listing := item{kind: kindListing, id: from, n: s.number}
+		versions := c.versions(from, maxListing+1)
+		if len(versions) > maxListing {
+			versions, listing.m = versions[:maxListing], 1
+		}
+		listing.body = encodeListing(versions)
 		size += len(listing.body)
 		c.mu.Lock()
 		if p.own == s {
@@ -358,62 +360,15 @@ func (c *Core) nextListing(p *peer, s *session) (from [16]byte, some bool) {
 	return s.todo.pop(), true
 }
 
-// listing returns the listing of a slot from a cart on.
-func (c *Core) listing(from [16]byte) item {
-	versions := c.versionsFrom(from)
-	it := item{kind: kindListing, id: from}
-	if len(versions) > maxListing {
-		versions, it.m = versions[:maxListing], 1
-	}
-	it.body = make([]byte, 0, len(versions)*listingSize)
-	for _, v := range versions {
-		it.body = append(it.body, v.ID[:]...)
-		it.body = binary.BigEndian.AppendUint64(it.body, v.Version)
-	}
-	return it
-}
-
-// listed returns the i-th cart of a listing.
-func listed(body []byte, i int) (v Version) {
-	entry := body[i*listingSize:][:listingSize]
-	copy(v.ID[:], entry)
-	v.Version = binary.BigEndian.Uint64(entry[len(v.ID):])
-	return v
-}
-
-// validListing reports whether the carts of a listing are in order, and in one slot from an id on.
-func validListing(from [16]byte, body []byte) bool {
-	if len(body)%listingSize != 0 {
-		return false
-	}
-	slot := SlotOf(from)
-	for i := range len(body) / listingSize {
-		id := listed(body, i).ID
-		if less := bytes.Compare(from[:], id[:]); less > 0 || less == 0 && i > 0 || SlotOf(id) != slot {
-			return false
-		}
-		from = id
-	}
-	return true
-}
-
-// versions returns the carts of a listing.
-func versions(body []byte) []Version {
-	v := make([]Version, len(body)/listingSize)
-	for i := range v {
-		v[i] = listed(body, i)
-	}
-	return v
-}
-
 // answerListing says of each cart that differs what is here, or that it is wanted.
 func (c *Core) answerListing(ctx context.Context, p *peer, it *item) {
-	ours := c.versionsFrom(it.id)
-	theirs := versions(it.body)
+	theirs := decodeListing(it.body)
+	// If there are more of ours than this, more than maxAnswer differ before the last one.
+	ours := c.versions(it.id, len(theirs)+maxAnswer+1)
 	reply := item{kind: kindListed, n: it.n}
 	if it.m == 1 {
 		reply.id, reply.m = successor(theirs[len(theirs)-1].ID), listedMore
-		ours = ours[:len(ours)-len(beginningAt(reply.id, ours))]
+		ours = before(reply.id, ours)
 	}
 	differ := differences(ours, theirs)
 	if len(differ) > maxAnswer {
@@ -422,16 +377,10 @@ func (c *Core) answerListing(ctx context.Context, p *peer, it *item) {
 	}
 	answer := make([]item, 0, len(differ)+1)
 	for _, d := range differ {
-		about := item{kind: kindWant, id: d.id}
-		if d.here {
-			vector, known, err := c.o.Carts.Vector(ctx, d.id)
-			if err != nil {
-				reply.m |= listedFailed
-				continue
-			}
-			if known {
-				about.kind, about.body = kindVector, vector
-			}
+		about, err := c.about(ctx, d)
+		if err != nil {
+			reply.m |= listedFailed
+			continue
 		}
 		answer = append(answer, about)
 	}
@@ -440,46 +389,23 @@ func (c *Core) answerListing(ctx context.Context, p *peer, it *item) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p.served = c.o.Now()
+	if reply.m&listedFailed != 0 {
+		p.serving = 0
+	}
 	for _, about := range answer {
 		c.ask(p, about)
 	}
 }
 
-// difference is a cart that two nodes have in different versions, or that one of them has alone.
-type difference struct {
-	id   [16]byte
-	here bool
-}
-
-// differences compares two lists of carts, each in order.
-func differences(ours, theirs []Version) (differ []difference) {
-	for len(ours) > 0 || len(theirs) > 0 {
-		switch order := compareHeads(ours, theirs); {
-		case order < 0:
-			differ = append(differ, difference{ours[0].ID, true})
-			ours = ours[1:]
-		case order > 0:
-			differ = append(differ, difference{theirs[0].ID, false})
-			theirs = theirs[1:]
-		default:
-			if ours[0].Version != theirs[0].Version {
-				differ = append(differ, difference{ours[0].ID, true})
-			}
-			ours, theirs = ours[1:], theirs[1:]
+// about returns what to say of a cart that differs.
+func (c *Core) about(ctx context.Context, d difference) (item, error) {
+	if d.here {
+		vector, known, err := c.o.Carts.Vector(ctx, d.id)
+		if err != nil || known {
+			return item{kind: kindVector, id: d.id, body: vector}, err
 		}
 	}
-	return differ
-}
-
-// compareHeads compares the first ids of two lists, of which one has some; none is the greatest.
-func compareHeads(a, b []Version) int {
-	switch {
-	case len(a) == 0:
-		return 1
-	case len(b) == 0:
-		return -1
-	}
-	return bytes.Compare(a[0].ID[:], b[0].ID[:])
+	return item{kind: kindWant, id: d.id}, nil
 }
 
 // takeVector finds out who has what the other lacks.
@@ -487,14 +413,13 @@ func (c *Core) takeVector(ctx context.Context, p *peer, it *item) {
 	ahead, behind, err := c.o.Carts.Compare(ctx, it.id, it.body)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err != nil {
-		c.needSync(p)
-		return
+	if err != nil && p.own != nil {
+		p.own.failed = true
 	}
-	if ahead {
+	if ahead && err == nil {
 		c.owe(p, it.id)
 	}
-	if behind {
+	if behind && err == nil {
 		c.ask(p, item{kind: kindWant, id: it.id})
 	}
 }
@@ -518,130 +443,4 @@ func (c *Core) answerFinish(p *peer, number uint64) {
 	defer c.mu.Unlock()
 	c.endServing(p, number)
 	c.ask(p, item{kind: kindFinished, n: number})
-}
-
-// owe notes that a peer is to get the state of a cart. The mutex is held.
-func (c *Core) owe(p *peer, id [16]byte) {
-	if _, found := p.owing[id]; found {
-		return
-	}
-	if p.owing == nil {
-		p.owing = make(map[[16]byte]struct{})
-	}
-	p.owing[id] = struct{}{}
-	p.owed.push(id)
-	c.sendOwed(p)
-}
-
-// sendOwed starts a job that sends what is owed, unless there is one, or no room. The mutex is held.
-func (c *Core) sendOwed(p *peer) {
-	if p.up && !p.sending && p.owed.len() > 0 && p.roomForState() {
-		p.sending = true
-		c.o.Spawn(p.Start, func(ctx context.Context) { c.sendStates(ctx, p) })
-	}
-}
-
-// roomForState reports whether the outbox is so empty that a state does not make others wait for long.
-func (p *peer) roomForState() bool { return p.out.bytes < min(stateRoom, p.out.limit/2) }
-
-// sendStates sends what is owed while there is room.
-func (c *Core) sendStates(ctx context.Context, p *peer) {
-	for {
-		id, some := c.nextOwed(p)
-		if !some {
-			return
-		}
-		payload, held, err := c.o.Carts.State(ctx, id)
-		state := item{kind: kindState, id: id, body: payload}
-		encoded := state.encode()
-
-		c.mu.Lock()
-		if p.own != nil {
-			p.own.word = c.o.Now()
-		}
-		if payload != nil && err == nil {
-			p.counters.StatesSent++
-			c.send(p, entry{encoded, held}, time.Time{})
-		}
-		if err != nil {
-			c.needSync(p)
-		}
-		c.mu.Unlock()
-	}
-}
-
-// nextOwed returns a cart whose state is to be sent now. If there is none, the job is over. What
-// changes in the cart from here on is not owed, or owed again.
-func (c *Core) nextOwed(p *peer) (id [16]byte, some bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !p.up || p.owed.len() == 0 || !p.roomForState() {
-		p.sending = false
-		c.nextStep(p)
-		return id, false
-	}
-	id = p.owed.pop()
-	delete(p.owing, id)
-	return id, true
-}
-
-// step has something done, in a job, when nothing is owed. The mutex is held.
-func (c *Core) step(p *peer, do func(context.Context)) {
-	p.steps.push(do)
-	c.nextStep(p)
-}
-
-// nextStep starts the next step, if it may be taken. The mutex is held.
-func (c *Core) nextStep(p *peer) {
-	if p.stepping || p.sending || p.owed.len() > 0 || p.steps.len() == 0 {
-		return
-	}
-	p.stepping = true
-	do := p.steps.pop()
-	c.o.Spawn(p.Start, func(ctx context.Context) {
-		do(ctx)
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		p.stepping = false
-		c.nextStep(p)
-	})
-}
-
-// root returns a hash of all digests.
-func root(digests *[Slots]uint64) (hash uint64) {
-	for _, d := range digests {
-		hash = mix(hash ^ d)
-	}
-	return hash
-}
-
-// firstOf returns the least id of a slot.
-func firstOf(slot int) (id [16]byte) {
-	id[0], id[1] = byte(slot>>4), byte(slot<<4)
-	return id
-}
-
-// successor returns the next id.
-func successor(id [16]byte) [16]byte {
-	for i := len(id) - 1; i >= 0; i-- {
-		if id[i]++; id[i] != 0 {
-			break
-		}
-	}
-	return id
-}
-
-// versionsFrom returns the versions of the carts of a slot, from an id on.
-func (c *Core) versionsFrom(from [16]byte) (versions []Version) {
-	c.o.Carts.EachVersion(from, func(id [16]byte, version uint64) bool {
-		versions = append(versions, Version{id, version})
-		return true
-	})
-	return versions
-}
-
-// beginningAt returns the versions from an id on.
-func beginningAt(id [16]byte, versions []Version) []Version {
-	i, _ := slices.BinarySearchFunc(versions, id, func(v Version, id [16]byte) int { return bytes.Compare(v.ID[:], id[:]) })
-	return versions[i:]
 }

@@ -27,13 +27,13 @@ func (c *Core) Replicate(id [16]byte, delta []byte, held func(holder uint64)) {
 	var soon time.Time
 	for _, p := range c.peers {
 		if p.owns.has(slot) || !p.up {
-			c.send(p, entry{encoded, held}, time.Time{})
+			c.offer(p, entry{encoded, held}, time.Time{})
 			continue
 		}
 		if soon.IsZero() {
 			soon = c.o.Now().Add(gather)
 		}
-		c.send(p, entry{encoded, held}, soon)
+		c.offer(p, entry{encoded, held}, soon)
 	}
 }
 
@@ -47,42 +47,36 @@ func (c *Core) Mark(id [16]byte, mark []byte) {
 	soon := c.o.Now().Add(gather)
 	for _, p := range c.peers {
 		if len(encoded) > maxPiece {
-			c.send(p, entry{encoded: encoded}, soon)
+			c.offer(p, entry{encoded: encoded}, soon)
 		} else if c.makeRoom(p, len(encoded)) && p.out.mark(id, encoded, soon) {
 			c.wake(p)
 		}
 	}
 }
 
+// offer puts an encoded item into the outbox of a peer, if there is room. The mutex is held.
+func (c *Core) offer(p *peer, e entry, due time.Time) {
+	if c.makeRoom(p, len(e.encoded)) {
+		c.send(p, e, due)
+	}
+}
+
 // send puts an encoded item into the outbox of a peer, in parts where it is long. The mutex is held.
 func (c *Core) send(p *peer, e entry, due time.Time) {
-	if !c.makeRoom(p, len(e.encoded)) {
-		return
+	switch {
+	case len(e.encoded) > MaxPayload:
+		p.counters.Dropped++
+	case len(e.encoded) > maxPiece:
+		p.out.pushParts(e, due)
+		c.wake(p)
+	case p.out.push(e, due):
+		c.wake(p)
 	}
-	if len(e.encoded) <= maxPiece {
-		if p.out.push(e, due) {
-			c.wake(p)
-		}
-		return
-	}
-	_, id := identity(e.encoded)
-	parts(id, e.encoded, func(part []byte, last bool) {
-		piece := entry{encoded: part}
-		if last {
-			piece.held = e.held
-		}
-		p.out.push(piece, due)
-	})
-	c.wake(p)
 }
 
 // makeRoom reports whether there is room for an encoded item of so many bytes, after it has dropped
-// what waits where there was none.
+// what waits where there was none. What repair sends goes without: it bounds itself.
 func (c *Core) makeRoom(p *peer, encoded int) bool {
-	if encoded > MaxPayload {
-		p.counters.Dropped++
-		return false
-	}
 	if p.out.room(encoded) {
 		return true
 	}

@@ -1,0 +1,93 @@
+package gossip
+
+import (
+	"context"
+	"time"
+)
+
+// owe notes that a peer is to get the state of a cart. The mutex is held.
+func (c *Core) owe(p *peer, id [16]byte) {
+	if _, found := p.owing[id]; found {
+		return
+	}
+	if p.owing == nil {
+		p.owing = make(map[[16]byte]struct{})
+	}
+	p.owing[id] = struct{}{}
+	p.owed.push(id)
+	c.sendOwed(p)
+}
+
+// sendOwed starts a job that sends what is owed, unless there is one, or no room. The mutex is held.
+func (c *Core) sendOwed(p *peer) {
+	if p.up && !p.sending && p.owed.len() > 0 && p.roomForState() {
+		p.sending = true
+		c.o.Spawn(p.Start, func(ctx context.Context) { c.sendStates(ctx, p) })
+	}
+}
+
+// roomForState reports whether the outbox is so empty that a state does not make others wait for long.
+func (p *peer) roomForState() bool { return p.out.bytes < min(stateRoom, p.out.limit/2) }
+
+// sendStates sends what is owed while there is room.
+func (c *Core) sendStates(ctx context.Context, p *peer) {
+	for {
+		id, some := c.nextOwed(p)
+		if !some {
+			return
+		}
+		payload, held, err := c.o.Carts.State(ctx, id)
+		state := item{kind: kindState, id: id, body: payload}
+		encoded := state.encode()
+
+		c.mu.Lock()
+		if p.own != nil {
+			p.own.word = c.o.Now()
+		}
+		if payload != nil && err == nil {
+			p.counters.StatesSent++
+			c.send(p, entry{encoded, held}, time.Time{})
+		}
+		if err != nil {
+			c.needSync(p)
+		}
+		c.mu.Unlock()
+	}
+}
+
+// nextOwed returns a cart whose state is to be sent now. If there is none, the job is over. What
+// changes in the cart from here on is not owed, or owed again.
+func (c *Core) nextOwed(p *peer) (id [16]byte, some bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !p.up || p.owed.len() == 0 || !p.roomForState() {
+		p.sending = false
+		c.nextStep(p)
+		return id, false
+	}
+	id = p.owed.pop()
+	delete(p.owing, id)
+	return id, true
+}
+
+// step has something done, in a job, when nothing is owed. The mutex is held.
+func (c *Core) step(p *peer, do func(context.Context)) {
+	p.steps.push(do)
+	c.nextStep(p)
+}
+
+// nextStep starts the next step, if it may be taken. The mutex is held.
+func (c *Core) nextStep(p *peer) {
+	if p.stepping || p.sending || p.owed.len() > 0 || p.steps.len() == 0 {
+		return
+	}
+	p.stepping = true
+	do := p.steps.pop()
+	c.o.Spawn(p.Start, func(ctx context.Context) {
+		do(ctx)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		p.stepping = false
+		c.nextStep(p)
+	})
+}
