@@ -24,6 +24,7 @@ type config struct {
 	dev         bool
 	maxLines    int
 	memory      byteSize
+	cluster     clusterConfig
 }
 
 const (
@@ -37,25 +38,25 @@ const (
 func (c *config) flags(f *pflag.FlagSet) {
 	c.memory = 1 << 30
 	f.StringVar(&c.listen, "listen", "127.0.0.1:8080", "address of the HTTP API")
-	f.StringVar(&c.adminListen, "admin-listen", "127.0.0.1:8081", "address for operators: /livez, /readyz")
+	f.StringVar(&c.adminListen, "admin-listen", "127.0.0.1:8081", "address for operators: /livez, /readyz, /metrics, /debug/cluster")
 	f.StringVar(&c.dataDir, "data-dir", "./cartd-data", "directory of the store, created where it is missing")
 	f.StringVar(&c.databaseURL, databaseURLFlag, "", databaseURLUsage)
 	f.BoolVar(&c.dev, "dev", false, "trust every caller: any cart without its token, and prices")
 	f.IntVar(&c.maxLines, "max-lines", 1000, "lines that a cart may have, 1 to 10000")
 	f.Var(&c.memory, "memory", "memory for carts, as 512MiB or in bytes; carts that were not used for longest leave it")
+	c.cluster.flags(f)
 }
 
 // check refuses settings that are out of range or contradict each other. given tells of a flag
 // whether it was set, by itself or by its variable.
 func (c *config) check(given func(flag string) bool) error {
-	for _, l := range [...]struct{ flag, address string }{{"--listen", c.listen}, {"--admin-listen", c.adminListen}} {
-		if _, err := net.ResolveTCPAddr("tcp", l.address); err != nil || l.address == "" {
-			return fmt.Errorf("%s is %q, not an address like 127.0.0.1:8080", l.flag, l.address)
-		}
+	if err := c.cluster.check(given); err != nil {
+		return err
+	}
+	if err := c.checkListeners(); err != nil {
+		return err
 	}
 	switch {
-	case c.listen == c.adminListen && !strings.HasSuffix(c.listen, ":0"):
-		return fmt.Errorf("--listen and --admin-listen are both %s", c.listen)
 	case given(databaseURLFlag) && given("data-dir"):
 		return errors.New("--database-url and --data-dir contradict each other: carts are kept in one of them")
 	case c.dataDir == "":
@@ -67,6 +68,26 @@ func (c *config) check(given func(flag string) bool) error {
 	}
 	if given(databaseURLFlag) {
 		return checkDatabaseURL(c.databaseURL)
+	}
+	return nil
+}
+
+// checkListeners refuses addresses that nothing can listen on, and one address for two listeners.
+func (c *config) checkListeners() error {
+	type listener struct{ flag, address string }
+	all := []listener{{"--listen", c.listen}, {"--admin-listen", c.adminListen}}
+	if c.cluster.key != nil {
+		all = append(all, listener{"--gossip-listen", c.cluster.gossipListen}, listener{"--link-listen", c.cluster.linkListen})
+	}
+	for i, l := range all {
+		if _, err := net.ResolveTCPAddr("tcp", l.address); err != nil || l.address == "" {
+			return fmt.Errorf("%s is %q, not an address like 127.0.0.1:8080", l.flag, l.address)
+		}
+		for _, other := range all[:i] {
+			if l.address == other.address && !strings.HasSuffix(l.address, ":0") {
+				return fmt.Errorf("%s and %s are both %s", other.flag, l.flag, l.address)
+			}
+		}
 	}
 	return nil
 }
@@ -110,7 +131,7 @@ func fromEnvironment(cmd *cobra.Command, environ []string) error {
 			continue
 		}
 		if err := flags.Set(f.Name, value); err != nil {
-			return fmt.Errorf("%s=%q: %w", name, value, err)
+			return fmt.Errorf("%s=%q: %w", name, value, err) // secrets are texts, which any value is
 		}
 	}
 	return nil

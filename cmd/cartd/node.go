@@ -15,6 +15,7 @@ import (
 	"cartd/cart"
 	"cartd/cart/postgres"
 	"cartd/cart/sqlite"
+	"cartd/gossip"
 )
 
 // Bounds on connections. Slow clients lose theirs.
@@ -26,14 +27,26 @@ const (
 	maxHeaderBytes    = 32 << 10
 	// stopTimeout bounds how long a stop waits for requests in flight, and then for the store.
 	stopTimeout = 15 * time.Second
+	// flushTimeout bounds how long it waits for the database while others hold what that lacks.
+	flushTimeout = 5 * time.Second
+	// joinTimeout bounds how long a node is not ready because it may lack what other nodes have.
+	joinTimeout = 10 * time.Second
+	meetTimeout = 2 * time.Second // of that, because it has not met any
+	joinTick    = 20 * time.Millisecond
 )
 
-// node is one running cartd: the store, the service on it, and the listeners in front.
+// node is one running cartd: the store, the service on it, in a cluster the connection with the other nodes,
+// and the listeners in front.
 type node struct {
 	log      *slog.Logger
+	config   config
 	store    cart.Store
-	storedIn string                       // where, for logs
-	service  atomic.Pointer[cart.Service] // nil until the store is open
+	storedIn string // where, for logs
+	service  *cart.Service
+	region   *gossip.Node // nil where the node is alone
+
+	serving  atomic.Bool // all of the above is there
+	joining  atomic.Bool // it is not known yet what this node lacks
 	draining atomic.Bool
 
 	public, admin         *http.Server
@@ -45,7 +58,7 @@ type node struct {
 
 // startNode starts a node. It runs until stop, and needs to be stopped when failed is closed.
 func startNode(ctx context.Context, c config, log *slog.Logger) (n *node, err error) {
-	n = &node{log: log, served: make(chan error, 2)}
+	n = &node{log: log, config: c, served: make(chan error, 2)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.stop())
@@ -58,25 +71,32 @@ func startNode(ctx context.Context, c config, log *slog.Logger) (n *node, err er
 	n.admin = n.serve(admin, n.adminHandler())
 	n.adminAddr = admin.Addr()
 
-	if err := n.openStore(ctx, c); err != nil {
+	if err := n.openStore(ctx); err != nil {
 		return n, err
 	}
-	limits := cart.DefaultLimits
-	limits.Lines = c.maxLines
-	service := cart.New(cart.Options{Store: n.store, Limits: limits, Memory: int64(c.memory), Logger: log})
-	n.stops = append(n.stops, service.Close)
-
 	public, err := net.Listen("tcp", c.listen)
 	if err != nil {
-		return n, fmt.Errorf("--listen: %w", err)
+		return n, errors.Join(fmt.Errorf("--listen: %w", err), n.store.Close())
 	}
-	n.service.Store(service)
-	n.public = n.serve(public, api.New(api.Options{Service: service, Dev: c.dev, Logger: log}))
 	n.publicAddr = public.Addr()
+	if err := n.startService(ctx); err != nil {
+		return n, errors.Join(err, public.Close())
+	}
+	n.serving.Store(true)
+	n.public = n.serve(public, api.New(api.Options{Service: n.service, Dev: c.dev, Logger: log}))
+	if n.region != nil {
+		n.stops = append(n.stops, func(context.Context) error {
+			n.region.SetState(gossip.Draining)
+			return nil
+		})
+		n.background(n.join)
+	}
+	n.warn()
 	return n, nil
 }
 
-func (n *node) openStore(ctx context.Context, c config) (err error) {
+func (n *node) openStore(ctx context.Context) (err error) {
+	c := n.config
 	if c.databaseURL == "" {
 		n.storedIn = c.dataDir
 		// Only a store that was opened goes into the interface: nil in there would not be nil.
@@ -89,11 +109,128 @@ func (n *node) openStore(ctx context.Context, c config) (err error) {
 	if n.storedIn, err = postgres.Address(c.databaseURL); err != nil {
 		return err
 	}
-	s, err := postgres.Open(ctx, c.databaseURL, postgres.Options{Logger: n.log})
+	// The nodes of a cluster hold writes without the database, from the start.
+	s, err := postgres.Open(ctx, c.databaseURL, postgres.Options{Logger: n.log, Lazy: c.cluster.key != nil})
 	if err == nil {
 		n.store = s
 	}
 	return err
+}
+
+// startService starts the service on the store and, in a cluster, what connects it with the other nodes.
+// Each of these two needs the other: the carts are filled in before the region calls them.
+func (n *node) startService(ctx context.Context) error {
+	c := n.config
+	limits := cart.DefaultLimits
+	limits.Lines = c.maxLines
+	o := cart.Options{Store: n.store, Limits: limits, Memory: int64(c.memory), Logger: n.log}
+	var carts struct{ gossip.Carts }
+	if c.cluster.key != nil {
+		region, err := gossip.New(n.gossipOptions(&carts))
+		if err != nil {
+			return errors.Join(err, n.store.Close())
+		}
+		o.Replicator, o.Tolerate, o.Shared = region.Core(), c.cluster.tolerate, c.databaseURL != ""
+		n.region = region
+		n.joining.Store(true)
+	}
+	n.service = cart.New(o)
+	n.stops = append(n.stops, n.service.Close)
+	if n.region == nil {
+		return nil
+	}
+	carts.Carts = n.service
+	if err := n.region.Start(ctx); err != nil {
+		var l *gossip.ListenError
+		if errors.As(err, &l) {
+			return fmt.Errorf("--%s-listen: %w", l.Port, l.Err)
+		}
+		return err
+	}
+	n.stops = append(n.stops, n.region.Stop, n.flush)
+	return nil
+}
+
+func (n *node) gossipOptions(carts gossip.Carts) gossip.Options {
+	c := n.config.cluster
+	return gossip.Options{
+		Member:        gossip.Member{Region: c.region, Zone: c.zone, APIAddr: n.apiAddr()},
+		Key:           *c.key,
+		GossipListen:  c.gossipListen,
+		LinkListen:    c.linkListen,
+		AdvertiseHost: c.advertiseHost,
+		Join:          c.join,
+		Replicas:      c.replicas,
+		Carts:         carts,
+		Logger:        n.log,
+	}
+}
+
+// apiAddr returns where other nodes find the HTTP API, or nothing where that is not known.
+func (n *node) apiAddr() string {
+	host, port, err := net.SplitHostPort(n.publicAddr.String())
+	if err != nil {
+		return ""
+	}
+	switch ip := net.ParseIP(host); {
+	case n.config.cluster.advertiseHost != "" && !ip.IsLoopback():
+		host = n.config.cluster.advertiseHost
+	case ip.IsUnspecified():
+		return ""
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// join makes the node an active one as soon as it has met another one, if it knows of any, and has what that
+// has, as far as the database can be read. What it does not find out in time, repair finds later.
+func (n *node) join(ctx context.Context) {
+	over, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	ticker := time.NewTicker(joinTick)
+	defer ticker.Stop()
+	core := n.region.Core()
+	alone := time.Now().Add(meetTimeout)
+	for over.Err() == nil {
+		met := len(n.config.cluster.join) == 0 || core.Peers() > 0 || time.Now().After(alone)
+		if met && (n.service.Seeded() && core.Synced() || n.unreachable() != nil) {
+			break
+		}
+		select {
+		case <-ticker.C:
+		case <-over.Done():
+		}
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	n.joining.Store(false)
+	n.region.SetState(gossip.Active)
+	n.log.Info("active", "linked", core.Peers(), "indexed", n.service.Seeded(), "synced", core.Synced())
+}
+
+// flush saves what the nodes of the region hold and the database lacks.
+func (n *node) flush(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
+	defer cancel()
+	if err := n.service.Flush(ctx); err != nil {
+		return fmt.Errorf("the database lacks writes that other nodes hold: %w", err)
+	}
+	return nil
+}
+
+// background runs f beside the rest until stop.
+func (n *node) background(f func(context.Context)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f(ctx)
+	}()
+	n.stops = append(n.stops, func(context.Context) error {
+		cancel()
+		<-done
+		return nil
+	})
 }
 
 // serve serves a listener until stop.
@@ -145,8 +282,8 @@ func (n *node) wait(ctx context.Context) error {
 		return nil
 	case err := <-n.served:
 		return err
-	case <-n.service.Load().Failed():
-		return storeFailed(n.service.Load().Err())
+	case <-n.service.Failed():
+		return storeFailed(n.service.Err())
 	case <-behind:
 		return storeFailed(f.Err())
 	}
@@ -193,10 +330,17 @@ func (n *node) adminHandler() http.Handler {
 		checks, ready := n.ready()
 		report(w, checks, ready)
 	})
+	mux.HandleFunc("GET /debug/cluster", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		_ = e.Encode(n.status()) // who asked may be gone
+	})
 	return mux
 }
 
-// ready returns what each check says, and whether all are content.
+// ready returns what each check says, and whether the node is ready. A check that says something else than
+// ok need not be failing: a database that is away is none where enough nodes are there.
 func (n *node) ready() (checks map[string]string, ready bool) {
 	checks = map[string]string{"serving": "ok", "store": "ok"}
 	ready = true
@@ -204,12 +348,39 @@ func (n *node) ready() (checks map[string]string, ready bool) {
 	if n.draining.Load() {
 		fail("serving", "stopping")
 	}
-	if service := n.service.Load(); service == nil {
+	if !n.serving.Load() {
 		fail("serving", "starting")
-	} else if err := service.Ready(); err != nil {
-		fail("store", err.Error())
+		return checks, ready
+	}
+	refuses := n.service.Ready()
+	ready = ready && refuses == nil
+	if away := n.unreachable(); away != nil {
+		checks["store"] = away.Error()
+		ready = ready && n.region != nil && n.region.Core().Peers() >= n.config.cluster.tolerate
+	} else if refuses != nil {
+		checks["store"] = refuses.Error()
+	}
+	if n.region == nil {
+		return checks, ready
+	}
+	core := n.region.Core()
+	checks["peers"] = fmt.Sprintf("%d linked, %d needed", core.Peers(), n.config.cluster.tolerate)
+	checks["joining"], checks["clock"] = "ok", "ok"
+	if n.joining.Load() {
+		fail("joining", "finding out what this node lacks")
+	}
+	if offset, bad := core.ClockSkew(); bad {
+		fail("clock", fmt.Sprintf("most of the other nodes have a clock that is %v off", offset.Round(time.Second)))
 	}
 	return checks, ready
+}
+
+// unreachable returns why the database cannot be reached at present, or nil.
+func (n *node) unreachable() error {
+	if s, ok := n.store.(*postgres.Store); ok {
+		return s.Reachable()
+	}
+	return nil
 }
 
 func report(w http.ResponseWriter, checks map[string]string, ok bool) {

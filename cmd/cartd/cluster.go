@@ -1,0 +1,145 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"cartd/gossip"
+)
+
+// clusterConfig is what a node needs to be one of a region.
+type clusterConfig struct {
+	key           *gossip.Key // nil: the node is alone
+	keyText       string      // never to be shown, nor is the key
+	keyFile       string
+	region        string
+	zone          string
+	join          []string
+	gossipListen  string
+	linkListen    string
+	advertiseHost string
+	replicas      int
+	tolerate      int
+}
+
+const (
+	keyFlag     = "cluster-key"
+	keyFileFlag = "cluster-key-file"
+)
+
+// maxReplicas bounds --replicas: each of them gets every write.
+const maxReplicas = 16
+
+// clusterFlags are the flags that mean nothing to a node that is alone.
+var clusterFlags = []string{
+	"join", "gossip-listen", "link-listen", "advertise-host", "region", "zone", "replicas", "tolerate",
+}
+
+func (c *clusterConfig) flags(f *pflag.FlagSet) {
+	f.StringVar(&c.keyFile, keyFileFlag, "", "file with the key of the cluster, as cartd keygen prints it: makes this a node of a region")
+	f.StringVar(&c.keyText, keyFlag, "", "the key itself; the list of processes shows it, so rather give a file")
+	f.StringVar(&c.region, "region", "local", "region of the node; nodes of other regions are refused")
+	f.StringVar(&c.zone, "zone", "", "zone of the node: nodes of one zone may fail together")
+	f.StringSliceVar(&c.join, "join", nil, "gossip addresses of other nodes, host:port; may be repeated")
+	f.StringVar(&c.gossipListen, "gossip-listen", "127.0.0.1:7946", "address for membership, TCP and UDP")
+	f.StringVar(&c.linkListen, "link-listen", "127.0.0.1:7947", "address for the links that carry the carts, TCP")
+	f.StringVar(&c.advertiseHost, "advertise-host", "", "host that other nodes reach this one at (default: that of --gossip-listen and --link-listen, or the first private address)")
+	f.IntVar(&c.replicas, "replicas", 3, fmt.Sprintf("nodes of the region that keep a cart, 2 to %d", maxReplicas))
+	f.IntVar(&c.tolerate, "tolerate", 1, "nodes that may fail at once without a loss: a write is acknowledged when one more holds it")
+}
+
+// check reads the key and refuses what is out of range.
+func (c *clusterConfig) check(given func(flag string) bool) error {
+	if err := c.readKey(given); err != nil {
+		return err
+	}
+	if c.key == nil {
+		for _, flag := range clusterFlags {
+			if given(flag) {
+				return fmt.Errorf("--%s is for a node that can be joined, and such a node needs a key: "+
+					"make one for all nodes with \"cartd keygen\", and give it as --%s", flag, keyFileFlag)
+			}
+		}
+		return nil
+	}
+	switch {
+	case !isName(c.region) || c.region == "":
+		return fmt.Errorf("--region is %q, not 1 to 64 letters, digits, dots, hyphens and underscores", c.region)
+	case !isName(c.zone):
+		return fmt.Errorf("--zone is %q, not up to 64 letters, digits, dots, hyphens and underscores", c.zone)
+	case c.replicas < 2 || c.replicas > maxReplicas:
+		return fmt.Errorf("--replicas is %d, not 2 to %d", c.replicas, maxReplicas)
+	case c.tolerate < 1 || c.tolerate >= c.replicas:
+		return fmt.Errorf("--tolerate is %d, not 1 to %d: fewer than --replicas", c.tolerate, c.replicas-1)
+	case given("advertise-host") && !isHost(c.advertiseHost):
+		return fmt.Errorf("--advertise-host is %q, not a host that others can reach: a name or an address, without a port", c.advertiseHost)
+	}
+	for _, address := range c.join {
+		host, port, err := net.SplitHostPort(address)
+		if n, _ := strconv.ParseUint(port, 10, 16); err != nil || !isHost(host) || n == 0 {
+			return fmt.Errorf("--join is %q, not the address of a node like 10.0.0.7:7946", address)
+		}
+	}
+	return nil
+}
+
+// readKey reads the key from where it was given. No error shows any of it.
+func (c *clusterConfig) readKey(given func(flag string) bool) error {
+	flag, text := keyFlag, c.keyText
+	switch {
+	case given(keyFlag) && given(keyFileFlag):
+		return errors.New("--cluster-key and --cluster-key-file contradict each other: there is one key")
+	case given(keyFileFlag):
+		content, err := readStart(c.keyFile)
+		if err != nil {
+			return fmt.Errorf("--%s: %w", keyFileFlag, err)
+		}
+		flag, text = keyFileFlag, content
+	case !given(keyFlag):
+		return nil
+	}
+	key, err := gossip.ParseKey(text)
+	if err != nil {
+		return fmt.Errorf("--%s is %w; \"cartd keygen\" makes one", flag, err)
+	}
+	c.key, c.keyText = &key, ""
+	return nil
+}
+
+// readStart reads a file, and of a long one what tells that it is no key.
+func readStart(name string) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close() //nolint:errcheck // it was only read
+	b, err := io.ReadAll(io.LimitReader(f, 1024))
+	return string(b), err
+}
+
+// isName reports whether a region or a zone can be called so. None is a name, too.
+func isName(s string) bool {
+	const others = "-._"
+	for _, r := range s {
+		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune(others, r) {
+			return false
+		}
+	}
+	return len(s) <= 64
+}
+
+// isHost reports whether s is an address of one host, or a name that could be one's.
+func isHost(s string) bool {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return !a.IsUnspecified()
+	}
+	return s != "" && len(s) <= 253 && !strings.ContainsAny(s, ":/ \t\r\n[]%")
+}

@@ -1,0 +1,246 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"cartd/cart"
+	"cartd/cart/postgres"
+	"cartd/cart/sqlite"
+	"cartd/gossip"
+)
+
+// status is a reading of a node, which /debug/cluster shows and the metrics are made of. Durations are in
+// seconds.
+type status struct {
+	Version string            `json:"version"`
+	Ready   bool              `json:"ready"`
+	Checks  map[string]string `json:"checks"`
+
+	// Of a node of a cluster.
+	Node     *memberStatus   `json:"node,omitempty"` // this one
+	Members  []memberStatus  `json:"members"`        // the others that are alive
+	Links    []linkStatus    `json:"links"`          // with them, and with those that went away a moment ago
+	Linked   int             `json:"linked"`         // nodes that can hold a write at present, beside this one
+	Needed   int             `json:"needed"`         // of those, for a write to be acknowledged without the database
+	Counters gossip.Counters `json:"counters"`       // of all links since the start
+	Clock    clockStatus     `json:"clock"`
+	Refused  refusedStatus   `json:"refused"`
+
+	Carts *cartsStatus `json:"carts,omitempty"` // nothing until the store is open
+	Store *storeStatus `json:"store,omitempty"`
+}
+
+// memberStatus is a process of the region.
+type memberStatus struct {
+	Name          string `json:"name"`
+	StartID       string `json:"start_id"`
+	Region        string `json:"region"`
+	Zone          string `json:"zone"`
+	State         string `json:"state"` // joining, active or draining
+	GossipAddress string `json:"gossip_address"`
+	LinkAddress   string `json:"link_address"`
+	APIAddress    string `json:"api_address"`
+	WireMin       uint64 `json:"wire_min"`
+	WireMax       uint64 `json:"wire_max"`
+}
+
+// linkStatus is the link with a peer, up or not. The backlog is what waits to be sent or acknowledged.
+type linkStatus struct {
+	Peer      string    `json:"peer"` // its name
+	StartID   string    `json:"start_id"`
+	Up        bool      `json:"up"`
+	Since     time.Time `json:"since,omitzero"` // when it came up
+	Dialled   bool      `json:"dialled"`        // by this node
+	Failures  uint64    `json:"dial_failures"`  // since it was up for a while
+	LastError string    `json:"last_error,omitempty"`
+
+	RoundTrip     float64 `json:"round_trip_seconds"`
+	BacklogItems  int     `json:"backlog_items"`
+	BacklogBytes  int     `json:"backlog_bytes"`
+	UnackedFrames int     `json:"unacknowledged_frames"`
+	UnackedBytes  int     `json:"unacknowledged_bytes"`
+	OwedStates    int     `json:"owed_states"` // whole carts that the peer is to get
+	NeedsSync     bool    `json:"needs_sync"`
+	Repairing     bool    `json:"repairing"`
+	ClockOffset   float64 `json:"clock_offset_seconds"` // of the peer's clock from this node's
+
+	Counters gossip.Counters `json:"counters"` // since the peer was met
+}
+
+type clockStatus struct {
+	Offset float64 `json:"offset_seconds"` // of the others' clocks, their median
+	Bad    bool    `json:"bad"`            // most of them are more than a minute off
+}
+
+// refusedStatus counts what came from elsewhere and was not taken, by reason, since the start.
+type refusedStatus struct {
+	Network  map[string]uint64 `json:"network"`  // at the peer ports
+	Payloads map[string]int64  `json:"payloads"` // changes of carts, from peers
+}
+
+type cartsStatus struct {
+	Resident      int64   `json:"resident"`
+	MemoryBytes   int64   `json:"memory_bytes"`
+	Evicted       int64   `json:"evicted"`
+	Unsaved       int     `json:"unsaved"` // nodes hold something of them that the database lacks
+	OldestUnsaved float64 `json:"oldest_unsaved_seconds"`
+	FlushPause    float64 `json:"flush_pause_seconds"`
+	Hedges        int64   `json:"hedges"` // writes that went to the database because peers were late
+	Indexed       bool    `json:"indexed"`
+}
+
+type storeStatus struct {
+	Kind        string  `json:"kind"` // postgres or sqlite
+	At          string  `json:"at"`
+	Reachable   bool    `json:"reachable"`
+	Outages     int64   `json:"outages"`
+	LastError   string  `json:"last_error,omitempty"`
+	Commits     int64   `json:"commits"`
+	Changes     int64   `json:"changes"`   // in the commits
+	Conflicts   int64   `json:"conflicts"` // rows that another node changed at the same time
+	Fragments   int64   `json:"fragments"` // changes kept apart because they could not be joined
+	LastBatch   int     `json:"last_batch"`
+	LastCommit  float64 `json:"last_commit_seconds"`
+	Damaged     int     `json:"damaged"` // carts that fail their checksum
+	Connections int     `json:"connections"`
+	Pending     int     `json:"pending"` // carts whose snapshot is behind the journal
+	Journal     int64   `json:"journal_bytes"`
+}
+
+// status reads the node.
+func (n *node) status() *status {
+	z := &status{Version: version(), Members: []memberStatus{}, Links: []linkStatus{}}
+	z.Checks, z.Ready = n.ready()
+	if !n.serving.Load() {
+		return z
+	}
+	z.carts(n.service.Stats(), n.service.Seeded())
+	z.store(n.store, n.storedIn)
+	if n.region != nil {
+		z.cluster(n.region.Status(), n.config.cluster.tolerate)
+		offset, bad := n.region.Core().ClockSkew()
+		z.Clock = clockStatus{offset.Seconds(), bad}
+	}
+	return z
+}
+
+func (z *status) carts(s cart.Stats, indexed bool) {
+	z.Carts = &cartsStatus{
+		Resident:      s.Resident,
+		MemoryBytes:   s.Memory,
+		Evicted:       s.Evicted,
+		Unsaved:       s.Unsaved,
+		OldestUnsaved: s.OldestUnsaved.Seconds(),
+		FlushPause:    s.FlushPause.Seconds(),
+		Hedges:        s.Hedges,
+		Indexed:       indexed,
+	}
+	z.Refused.Payloads = map[string]int64{
+		"malformed":   s.Refused.Malformed,
+		"too-new":     s.Refused.TooNew,
+		"over-memory": s.Refused.OverMemory,
+		"expired":     s.Refused.Expired,
+	}
+}
+
+func (z *status) store(store cart.Store, at string) {
+	switch store := store.(type) {
+	case *postgres.Store:
+		s := store.Stats()
+		z.Store = &storeStatus{
+			Kind: "postgres", At: at, Reachable: s.Reachable, Outages: s.Outages,
+			Commits: s.Commits, Changes: s.Changes, Conflicts: s.Conflicts, Fragments: s.Fragments,
+			LastBatch: s.LastBatch, LastCommit: s.LastCommit.Seconds(), Damaged: s.Damaged,
+			Connections: s.Writers.Used + s.Readers.Used,
+		}
+		if s.LastError != nil {
+			z.Store.LastError = s.LastError.Error()
+		}
+	case *sqlite.Store:
+		s := store.Stats()
+		z.Store = &storeStatus{
+			Kind: "sqlite", At: at, Reachable: true,
+			Commits: s.Commits, Changes: s.Changes,
+			LastBatch: s.LastBatch, LastCommit: s.LastCommit.Seconds(), Damaged: s.Damaged,
+			Pending: s.Pending, Journal: s.JournalBytes,
+		}
+	}
+}
+
+func (z *status) cluster(s gossip.NodeStatus, needed int) {
+	self := memberStatusOf(s.Self)
+	z.Node = &self
+	for _, m := range s.Members {
+		z.Members = append(z.Members, memberStatusOf(m))
+	}
+	connections := make(map[uint64]gossip.ConnectionStatus)
+	for _, c := range s.Connections {
+		connections[c.Start] = c
+	}
+	z.Needed = needed
+	for _, l := range s.Core.Links {
+		z.Links = append(z.Links, linkStatusOf(l, connections[l.Start]))
+		if l.Up {
+			z.Linked++
+		}
+	}
+	z.Refused.Network = s.Refused
+	z.Counters = s.Core.Counters
+}
+
+func memberStatusOf(m gossip.Member) memberStatus {
+	return memberStatus{
+		Name:          m.Name,
+		StartID:       startID(m.Start),
+		Region:        m.Region,
+		Zone:          m.Zone,
+		State:         stateName(m.State),
+		GossipAddress: m.GossipAddr,
+		LinkAddress:   m.LinkAddr,
+		APIAddress:    m.APIAddr,
+		WireMin:       m.MinWire,
+		WireMax:       m.MaxWire,
+	}
+}
+
+func linkStatusOf(l gossip.LinkStatus, c gossip.ConnectionStatus) linkStatus {
+	z := linkStatus{
+		Peer:          l.Peer,
+		StartID:       startID(l.Start),
+		Up:            l.Up,
+		Since:         c.Since,
+		Dialled:       c.Dialled,
+		Failures:      c.Failures,
+		LastError:     l.LastError,
+		RoundTrip:     l.RoundTrip.Seconds(),
+		BacklogItems:  l.BacklogItems,
+		BacklogBytes:  l.BacklogBytes,
+		UnackedFrames: l.UnackedFrames,
+		UnackedBytes:  l.UnackedBytes,
+		OwedStates:    l.OwedStates,
+		NeedsSync:     l.NeedsSync,
+		Repairing:     l.Repairing,
+		ClockOffset:   l.ClockOffset.Seconds(),
+		Counters:      l.Counters,
+	}
+	if !l.Up && c.Error != "" {
+		z.LastError = c.Error // why there is no link is the newer news
+	}
+	return z
+}
+
+// startID writes a start id as names and logs do.
+func startID(id uint64) string { return fmt.Sprintf("%016x", id) }
+
+func stateName(s gossip.MemberState) string {
+	switch s {
+	case gossip.Joining:
+		return "joining"
+	case gossip.Active:
+		return "active"
+	case gossip.Draining:
+		return "draining"
+	}
+	return fmt.Sprintf("unknown (%d)", s)
+}
