@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -16,7 +17,8 @@ import (
 type fakeStore struct {
 	mu     sync.Mutex
 	carts  map[ID]*State
-	loads  map[ID]int // finished or not
+	apart  map[ID][]*crdt.Delta // that cannot be joined yet
+	loads  map[ID]int           // finished or not
 	purges []crdt.Timestamp
 	closed bool
 
@@ -25,7 +27,7 @@ type fakeStore struct {
 }
 
 func newFakeStore() *fakeStore {
-	return &fakeStore{carts: make(map[ID]*State), loads: make(map[ID]int)}
+	return &fakeStore{carts: make(map[ID]*State), apart: make(map[ID][]*crdt.Delta), loads: make(map[ID]int)}
 }
 
 func (f *fakeStore) Load(ctx context.Context, id ID) (*State, error) {
@@ -65,14 +67,22 @@ func (f *fakeStore) Commit(ctx context.Context, changes []Change) error {
 			s = new(State)
 		}
 		if c.Delta == nil {
-			f.carts[c.ID] = crdt.Join(s, c.State)
-			continue
-		}
-		s, err := s.Apply(c.Delta)
-		if err != nil {
+			s = crdt.Join(s, c.State)
+		} else if next, err := s.Apply(c.Delta); err == nil {
+			s = next
+		} else if c.State == nil {
+			f.apart[c.ID] = append(f.apart[c.ID], c.Delta)
+		} else {
 			return fmt.Errorf("the change of %v came before what it needs: %w", c.ID, err)
 		}
-		f.carts[c.ID] = s
+		whole := fragments{}
+		for _, d := range f.apart[c.ID] {
+			whole.deltas = append(whole.deltas, fragment{delta: d})
+		}
+		if s, _ = whole.joinTo(s); s.Erased || len(s.VV) > 0 {
+			f.carts[c.ID] = s
+		}
+		f.apart[c.ID] = slices.DeleteFunc(f.apart[c.ID], func(d *crdt.Delta) bool { return joins(s, d) })
 	}
 	return nil
 }

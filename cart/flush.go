@@ -27,20 +27,30 @@ const (
 	hedgeAfter = 20 * time.Millisecond
 	// giveUpAfter is when a write is refused that neither peers nor database have acknowledged.
 	giveUpAfter = 450 * time.Millisecond
+	// reassureAfter is when the peers get the whole cart, because of a write that is still not known to be
+	// safe: the news may be lost, or who acknowledged it.
+	reassureAfter = 5 * time.Second
+	// hurryAgain is how long the memory budget waits for the last hurry.
+	hurryAgain = 50 * time.Millisecond
 
 	flushTick = 5 * time.Millisecond
 )
 
 // flusher decides when the database, which the nodes of a region share, gets what they hold.
 type flusher struct {
-	mu     sync.Mutex
-	due    dueHeap
-	listed uint64 // entries so far
-	pause  time.Duration
-	judged int64 // when pause was last looked at, and how long commits had taken by then
-	busy   int64
+	mu      sync.Mutex
+	due     dueHeap
+	looking int    // entries that were taken off due and are being looked at
+	listed  uint64 // entries so far
+	hurried int64  // what the store lacks since then or longer is urgent
+	pause   time.Duration
+	judged  int64 // when pause was last looked at, and how long commits had taken by then
+	busy    int64
 
-	young, old []hedge // changes that are not safe, in the order in which they were made
+	// Changes that were not safe when they were looked at last, in the order of that: not yet, when it was
+	// time to hedge them, when it was time to give them up, since.
+	young, old, unsure []hedge
+	waiting            []hedge // past their time, but the database commits
 }
 
 // dueCart is a cart to look at: it may have been saved by then.
@@ -49,7 +59,6 @@ type dueCart struct {
 	number uint64
 	id     ID
 	since  int64 // when the store began to lack something
-	urgent bool  // a holder was lost
 }
 
 type dueHeap []dueCart
@@ -113,16 +122,21 @@ func (s *Service) save(r *resident) {
 func (s *Service) list(r *resident) {
 	if s.lazy() && !r.listed && !r.queued && r.taken == nil {
 		r.listed = true
-		s.flusher.add(dueCart{at: r.oldestAt + s.flushDelay(r.id), id: r.id, since: r.oldestAt})
+		s.flusher.add(s.due(r.id, r.oldestAt))
 	}
 }
 
-// flushDelay returns how long this node leaves a cart unsaved.
-func (s *Service) flushDelay(id ID) int64 {
+// due tells when this node saves what the store lacks of a cart since a time.
+func (s *Service) due(id ID, since int64) dueCart {
 	rank := int64(s.replicator.Rank(id))
-	s.flusher.mu.Lock()
-	defer s.flusher.mu.Unlock()
-	return int64(s.flusher.pause)*(rank+1) + int64(nextOwner)*rank
+	f := &s.flusher
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	at := since + int64(f.pause)*(rank+1) + int64(nextOwner)*rank
+	if since <= f.hurried {
+		at = min(at, f.hurried+int64(afterLoss)*rank)
+	}
+	return dueCart{at: at, id: id, since: since}
 }
 
 func (f *flusher) add(d dueCart) {
@@ -133,14 +147,35 @@ func (f *flusher) add(d dueCart) {
 	heap.Push(&f.due, d)
 }
 
-// next takes a cart that is due off the list.
+// next takes a cart that is due off the list, for who calls looked when that is done.
 func (f *flusher) next(now int64) (d dueCart, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.due) == 0 || f.due[0].at > now {
 		return d, false
 	}
+	f.looking++
 	return heap.Pop(&f.due).(dueCart), true
+}
+
+func (f *flusher) looked() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.looking--
+}
+
+// idle reports whether nothing is listed or being looked at, and how much was listed so far.
+func (f *flusher) idle() (idle bool, listed uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.due) == 0 && f.looking == 0, f.listed
+}
+
+// relaxed reports whether the last hurry was some time ago.
+func (f *flusher) relaxed(now int64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return now-f.hurried >= int64(hurryAgain)
 }
 
 // flushing flushes and hedges until Close.
@@ -171,6 +206,7 @@ func (s *Service) flushDue(now int64) {
 			s.flushResident(r, d, now)
 		}
 		sh.flush(d.id)
+		s.flusher.looked()
 	}
 }
 
@@ -180,7 +216,7 @@ func (s *Service) flushResident(r *resident, d dueCart, now int64) {
 	r.listed = false
 	switch {
 	case r.gone || !r.dirty():
-	case !d.urgent && r.oldestAt > d.since && r.oldestAt+s.flushDelay(r.id) > now:
+	case r.oldestAt > d.since && s.due(r.id, r.oldestAt).at > now:
 		s.list(r) // what was unsaved then has been saved by somebody
 	default:
 		r.must = true
@@ -212,16 +248,24 @@ func (s *Service) hurry() {
 	now := s.now().UnixNano()
 	f := &s.flusher
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	for i := range f.due {
-		d := &f.due[i]
-		d.urgent = true
+	f.hurried = now
+	due := f.due
+	f.due = nil
+	f.looking++ // at so many that writes must not wait for it
+	f.mu.Unlock()
+	for i := range due {
+		d := &due[i]
 		d.at = min(d.at, now+int64(s.replicator.Rank(d.id))*int64(afterLoss))
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.due = append(due, f.due...)
 	heap.Init(&f.due)
+	f.looking--
 }
 
-// watch has a change that this node made go to the database, if its peers do not acknowledge it in time.
+// watch has something done for a change that is not safe in time: one that this node made goes to the
+// database, and is given up if that does not help.
 func (s *Service) watch(c *change) {
 	f := &s.flusher
 	f.mu.Lock()
@@ -229,24 +273,39 @@ func (s *Service) watch(c *change) {
 	f.young = append(f.young, hedge{s.now().UnixNano(), c})
 }
 
-// hedge sends changes that are late to the database, and gives up those that are too late.
+// hedge sends changes that are late to the database, gives up those that are too late, and sends the peers
+// again what is still not safe.
 func (s *Service) hedge(now int64) {
 	f := &s.flusher
 	f.mu.Lock()
 	late := cut(&f.young, now-int64(hedgeAfter))
-	f.old = append(f.old, late...)
-	overdue := cut(&f.old, now-int64(giveUpAfter))
+	overdue := append(f.waiting, cut(&f.old, now-int64(giveUpAfter))...)
+	f.waiting = nil
+	unsure := cut(&f.unsure, now-int64(reassureAfter))
 	f.mu.Unlock()
+
+	var old, waiting, lost []hedge
 	for _, h := range late {
-		h.c.hedge()
-	}
-	for _, h := range overdue {
-		if !h.c.giveUp(now) {
-			f.mu.Lock()
-			f.old = append(f.old, h)
-			f.mu.Unlock()
+		if h.c.hedge() {
+			old = append(old, h)
 		}
 	}
+	for _, h := range overdue {
+		switch unsafe, again := h.c.giveUp(now); {
+		case again:
+			waiting = append(waiting, h)
+		case unsafe:
+			lost = append(lost, hedge{now, h.c})
+		}
+	}
+	for _, h := range unsure {
+		if h.c.reassure() {
+			lost = append(lost, hedge{now, h.c})
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.old, f.waiting, f.unsure = append(f.old, old...), append(f.waiting, waiting...), append(f.unsure, lost...)
 }
 
 // cut takes off all hedges up to a time.
@@ -265,36 +324,59 @@ func cut(from *[]hedge, upTo int64) []hedge {
 	return taken
 }
 
-func (c *change) hedge() {
+// hedge has the database save a change that this node made, and reports whether it is not safe yet.
+func (c *change) hedge() bool {
 	r := c.resident
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !c.safe && r.service.shared {
+	if !c.safe && c.author && r.service.shared {
 		r.service.hedges.Add(1)
 		r.service.save(r)
 	}
+	return !c.durable
 }
 
-// giveUp lets go who waits for a change that is not going to be safe in time, and reports whether there
-// is nothing left to wait for. A database that commits is waited for.
-func (c *change) giveUp(now int64) bool {
+// giveUp lets go who waits for a change that is not going to be safe in time. A database that commits is
+// waited for: then it is to be looked at again.
+func (c *change) giveUp(now int64) (unsafe, again bool) {
 	r := c.resident
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	commits := r.service.shared && now-r.service.committer.succeeded.Load() < int64(giveUpAfter)
-	if c.closed || !commits {
-		c.close()
-		return true
+	if !c.durable && c.author && commits {
+		return true, true
 	}
-	return false
+	unsafe = !c.durable
+	c.close()
+	return unsafe, false
+}
+
+// reassure sends the peers the whole cart, if the change is the first that is not safe, and reports whether
+// it is not safe.
+func (c *change) reassure() bool {
+	r := c.resident
+	s := r.service
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c.durable {
+		return false
+	}
+	if r.unsafe[0] == c && s.reachable() {
+		payload, held := r.whole()
+		s.replicator.Replicate(r.id, payload, held)
+	}
+	return true
 }
 
 // Flush saves everything that the store lacks. It returns when that is done, or with what ctx says.
 func (s *Service) Flush(ctx context.Context) error {
 	for s.lazy() {
 		s.flushDue(1<<63 - 1)
-		if s.committer.drained() {
-			break
+		idle, before := s.flusher.idle()
+		if idle && s.committer.drained() {
+			if _, after := s.flusher.idle(); after == before {
+				break // nothing was on its way from one to the other
+			}
 		}
 		over, stop := s.scheduler.After(flushTick)
 		s.scheduler.Wait(over, ctx.Done(), s.committer.failed)

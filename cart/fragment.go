@@ -1,6 +1,7 @@
 package cart
 
 import (
+	"errors"
 	"slices"
 
 	"cartd/crdt"
@@ -12,22 +13,30 @@ type fragments struct {
 	id     ID
 	shard  *shard
 	deltas []fragment
-	taken  []fragment // what the committer is saving
-	size   int64      // estimate of their memory, in bytes
-	queued bool       // the committer will take them
-	listed bool       // the flusher will look at them
-	since  int64      // when the first came, in nanoseconds of Unix time
+	taken  []*crdt.Delta // what the committer is saving
+	queued bool          // the committer will take them
+	listed bool          // the flusher will look at them
+	since  int64         // when the first came of those that were not taken yet, in nanoseconds of Unix time
 }
 
 type fragment struct {
 	delta *crdt.Delta
-	safe  bool // enough nodes hold it
+	safe  bool  // enough nodes hold it
+	taken bool  // the committer is saving it
+	size  int64 // estimate of its memory, in bytes
 }
 
 const (
 	sizeFragments = 160 // and their place in the shard
-	sizeDelta     = 400
+	sizeFragment  = 80
+	// maxMerged bounds what other deltas are merged into: each time it has to be gone through.
+	maxMerged = 16 << 10
 )
+
+// sizeOfDelta estimates the memory of a fragment.
+func sizeOfDelta(d *crdt.Delta) int64 {
+	return sizeFragment + sizeOfState(&d.State) + int64(sizeDot*(len(d.Base)+len(d.Cancelled)+len(d.Forgotten)))
+}
 
 // covers reports whether all of a delta is known already.
 func (f *fragments) covers(d *crdt.Delta) bool {
@@ -37,32 +46,55 @@ func (f *fragments) covers(d *crdt.Delta) bool {
 }
 
 // add keeps a delta, together with one that it touches: a merge with any other would lose what lies between
-// their bases.
+// their bases. What the committer is saving stays as it is.
 func (f *fragments) add(d *crdt.Delta, safe bool) {
+	s := f.shard.service
 	for i := range f.deltas {
-		if g := &f.deltas[i]; g.safe == safe && g.delta.Adjoins(d) {
+		g := &f.deltas[i]
+		if g.safe == safe && !g.taken && g.size < maxMerged && g.delta.Adjoins(d) {
 			g.delta = crdt.Merge(g.delta, d)
+			s.memory.Add(-g.size)
+			g.size = sizeOfDelta(g.delta)
+			s.memory.Add(g.size)
 			return
 		}
 	}
-	f.deltas = append(f.deltas, fragment{delta: d, safe: safe})
+	g := fragment{delta: d, safe: safe, size: sizeOfDelta(d)}
+	s.memory.Add(g.size)
+	f.deltas = append(f.deltas, g)
 }
 
-// keep holds a delta, of so many bytes when encoded, as a fragment. The shard is locked.
-func (sh *shard) keep(id ID, d *crdt.Delta, size int, safe bool) {
+// remove lets go the fragments for which gone holds, and the rest of f with the last of them.
+func (f *fragments) remove(gone func(g *fragment) bool) {
+	s := f.shard.service
+	kept := f.deltas[:0]
+	for i := range f.deltas {
+		if g := &f.deltas[i]; gone(g) {
+			s.memory.Add(-g.size)
+		} else {
+			kept = append(kept, *g)
+		}
+	}
+	clear(f.deltas[len(kept):])
+	f.deltas = kept
+	if len(kept) == 0 && f.shard.fragments[f.id] == f {
+		delete(f.shard.fragments, f.id)
+		s.memory.Add(-sizeFragments)
+	}
+}
+
+// keep holds a delta as a fragment. The shard is locked.
+func (sh *shard) keep(id ID, d *crdt.Delta, safe bool) {
 	s := sh.service
 	f := sh.fragments[id]
 	if f == nil {
-		f = &fragments{id: id, shard: sh, since: s.now().UnixNano(), size: sizeFragments}
-		s.memory.Add(f.size)
+		f = &fragments{id: id, shard: sh, since: s.now().UnixNano()}
+		s.memory.Add(sizeFragments)
 		sh.fragments[id] = f
 	} else if f.covers(d) {
 		return
 	}
 	f.add(d, safe)
-	grown := int64(size) + sizeDelta
-	f.size += grown
-	s.memory.Add(grown)
 	switch {
 	case sh.carts[id] != nil: // whose version is that of its state
 	case d.Erased:
@@ -77,10 +109,10 @@ func (sh *shard) keep(id ID, d *crdt.Delta, size int, safe bool) {
 func (f *fragments) list() {
 	s := f.shard.service
 	switch {
-	case f.queued || f.listed:
+	case f.queued || f.listed || len(f.deltas) == 0:
 	case s.lazy():
 		f.listed = true
-		s.flusher.add(dueCart{at: f.since + s.flushDelay(f.id), id: f.id, since: f.since})
+		s.flusher.add(s.due(f.id, f.since))
 	default:
 		f.queued = true
 		s.committer.enqueue(f)
@@ -106,28 +138,34 @@ func (f *fragments) take(batch []Change) []Change {
 	f.shard.mu.Lock()
 	defer f.shard.mu.Unlock()
 	f.queued = false
-	f.taken = slices.Clone(f.deltas)
-	for _, g := range f.taken {
+	f.since = f.shard.service.now().UnixNano()
+	f.taken = f.taken[:0]
+	for i := range f.deltas {
+		g := &f.deltas[i]
+		g.taken = true
+		f.taken = append(f.taken, g.delta)
 		batch = append(batch, Change{ID: f.id, Delta: g.delta})
 	}
 	return batch
 }
 
-// saved lets go what was taken.
+// saved lets go what was taken. Who is loading the cart may have asked the store before: then it stays for
+// the load to take.
 func (f *fragments) saved() {
 	sh := f.shard
 	s := sh.service
 	sh.mu.Lock()
-	taken := f.taken
-	f.taken = nil
-	f.deltas = slices.DeleteFunc(f.deltas, func(g fragment) bool {
-		return slices.ContainsFunc(taken, func(t fragment) bool { return t.delta == g.delta })
+	loading := sh.loads[f.id] != nil
+	f.remove(func(g *fragment) bool {
+		saved := g.taken
+		g.taken = false
+		return saved && !loading
 	})
-	f.settle()
+	f.list()
 	r := sh.carts[f.id]
 	sh.mu.Unlock()
-	for _, g := range taken {
-		m := mark{base: g.delta.Base, stored: extentOf(&g.delta.State)}
+	for _, d := range f.taken {
+		m := mark{base: d.Base, stored: extentOf(&d.State)}
 		if r != nil { // it became resident in the meantime
 			r.mark(m)
 		}
@@ -135,42 +173,59 @@ func (f *fragments) saved() {
 			s.replicator.Mark(f.id, m.encode())
 		}
 	}
+	clear(f.taken)
 }
 
-// mark lets go what the store has, by what a peer says. The shard is locked.
+// mark takes what a peer knows of their safety. The shard is locked.
 func (f *fragments) mark(m mark) {
-	f.deltas = slices.DeleteFunc(f.deltas, func(g fragment) bool {
-		return m.stored.erased || g.delta.Within(m.base, m.stored.vv)
-	})
-	f.settle()
-}
-
-// settle forgets fragments of which nothing is left. The shard is locked.
-func (f *fragments) settle() {
 	s := f.shard.service
-	if len(f.deltas) > 0 {
-		f.since = s.now().UnixNano()
-		f.list()
-		return
+	for i := range f.deltas {
+		g := &f.deltas[i]
+		g.safe = g.safe || m.durable.any() && m.durable.holds(extentOf(&g.delta.State))
 	}
-	s.memory.Add(-f.size)
-	f.size = 0
-	if f.shard.fragments[f.id] == f {
-		delete(f.shard.fragments, f.id)
+	if s.shared && m.stored.any() && f.shard.loads[f.id] == nil {
+		f.remove(func(g *fragment) bool { return m.stored.erased || g.delta.Within(m.base, m.stored.vv) })
 	}
 }
 
-// takeFragments hands over the fragments of a cart that becomes resident. The shard is locked.
-func (sh *shard) takeFragments(id ID) []fragment {
+// takeFragments hands over the fragments of a cart that can be joined to a state of it. The shard is locked.
+func (sh *shard) takeFragments(id ID, state *State) (fit []fragment) {
 	f := sh.fragments[id]
 	if f == nil {
 		return nil
 	}
-	deltas := f.deltas
-	f.deltas = nil
-	f.settle()
-	return deltas
+	f.remove(func(g *fragment) bool {
+		fits := joins(state, g.delta)
+		if fits {
+			fit = append(fit, *g)
+		}
+		return fits
+	})
+	return fit
 }
+
+// joins reports whether a delta can be joined to a state.
+func joins(state *State, d *crdt.Delta) bool {
+	return state.Erased || d.Erased || state.VV.Descends(d.Base)
+}
+
+// joinFragments joins a resident cart with the fragments that fit by now. r.mu is held.
+func (s *Service) joinFragments(r *resident) {
+	sh := s.shard(r.id)
+	for {
+		sh.mu.Lock()
+		fit := sh.takeFragments(r.id, r.latest)
+		sh.mu.Unlock()
+		if len(fit) == 0 {
+			return
+		}
+		for _, f := range fit {
+			_ = s.joinOne(r, f.delta, f.safe) // it fits
+		}
+	}
+}
+
+var errPart = errors.New("cart: this node has a part of the cart, and cannot reach the rest")
 
 // keeps reports whether the shard has fragments of a cart.
 func (sh *shard) keeps(id ID) bool {
@@ -179,17 +234,20 @@ func (sh *shard) keeps(id ID) bool {
 	return sh.fragments[id] != nil
 }
 
-// keepsBeginning reports whether the fragments of a cart begin with its first event and leave no gap: where
-// the store has nothing of it, they are the whole cart.
-func (sh *shard) keepsBeginning(id ID) bool {
+// beginning returns what the fragments of a cart make of it, if they begin with its first event and leave no
+// gap: where the store has nothing of it, they are the whole cart. Else it returns nil.
+func (sh *shard) beginning(id ID) (whole *State, safe bool) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	f := sh.fragments[id]
 	if f == nil {
-		return false
+		return nil, false
 	}
 	whole, gap := f.joinTo(new(State))
-	return !gap && (whole.Erased || whole.Lifetime.Created != 0)
+	if gap || !whole.Erased && whole.Lifetime.Created == 0 {
+		return nil, false
+	}
+	return whole, !slices.ContainsFunc(f.deltas, func(g fragment) bool { return !g.safe })
 }
 
 // keepsGap reports whether some of the fragments of a cart cannot be joined with what is stored of it.
@@ -197,7 +255,7 @@ func (sh *shard) keepsGap(id ID, stored *State) bool {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	f := sh.fragments[id]
-	if f == nil || stored == nil {
+	if f == nil {
 		return false
 	}
 	_, gap := f.joinTo(stored)

@@ -3,6 +3,7 @@ package cart
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"cartd/crdt"
@@ -51,7 +52,7 @@ func (s *Service) Deliver(_ uint64, id [16]byte, payload []byte) (held, lacks bo
 		sh.mu.Lock()
 		r := sh.carts[id]
 		if r == nil {
-			sh.keep(id, d, len(payload), safe)
+			sh.keep(id, d, safe)
 			sh.mu.Unlock()
 			return true, false
 		}
@@ -70,6 +71,9 @@ func (s *Service) Deliver(_ uint64, id [16]byte, payload []byte) (held, lacks bo
 		switch {
 		case errors.Is(err, crdt.ErrGap):
 			return false, true
+		case errors.Is(err, errForged):
+			s.refused.malformed.Add(1)
+			return false, false
 		case err != nil:
 			s.log.Error("a cart in memory cannot be read", "cart", ID(id).String(), "error", err)
 			return false, false
@@ -80,55 +84,38 @@ func (s *Service) Deliver(_ uint64, id [16]byte, payload []byte) (held, lacks bo
 
 // join joins a delta from elsewhere into a resident cart. r.mu is held.
 func (s *Service) join(r *resident, d *crdt.Delta, safe bool) error {
-	state, err := r.latest.Apply(d)
-	if err != nil || state == r.latest {
+	if err := s.joinOne(r, d, safe); err != nil {
 		return err
 	}
-	from := r.latest
-	c := &change{state: state, events: d.VV, safe: safe, done: make(chan struct{})}
-	r.push(c)
-	s.changed(r, from, d)
-	s.retryFragments(r)
+	s.joinFragments(r)
 	return nil
 }
 
-// retryFragments joins the fragments that the cart could not be joined with before. r.mu is held.
-func (s *Service) retryFragments(r *resident) {
-	sh := s.shard(r.id)
-	sh.mu.Lock()
-	left := sh.takeFragments(r.id)
-	sh.mu.Unlock()
-	if len(left) > 0 {
-		s.joinFragments(r, left)
-	}
-}
+// errForged says that a payload has what nobody can have sent.
+var errForged = errors.New("cart: a delta with events of this residence that it did not make, or of too many")
 
-// joinFragments joins what can be joined and keeps the rest. r.mu is held.
-func (s *Service) joinFragments(r *resident, all []fragment) {
-	for progress := true; progress && len(all) > 0; {
-		progress = false
-		left := all[:0:0]
-		for _, f := range all {
-			from := r.latest
-			state, err := from.Apply(f.delta)
-			if err != nil {
-				left = append(left, f)
-				continue
-			}
-			progress = true
-			if state != from {
-				r.push(&change{state: state, events: f.delta.VV, safe: f.safe, done: make(chan struct{})})
-				s.changed(r, from, f.delta)
-			}
-		}
-		all = left
+// joinOne is join, but for the fragments that it makes fit. r.mu is held.
+func (s *Service) joinOne(r *resident, d *crdt.Delta, safe bool) error {
+	if d.VV.Get(r.replica) > r.latest.VV.Get(r.replica) {
+		return errForged
 	}
-	sh := s.shard(r.id)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	for _, f := range all {
-		sh.keep(r.id, f.delta, 0, f.safe)
+	from := r.latest
+	state, err := from.Apply(d)
+	switch {
+	case err != nil:
+		return err
+	case state == from:
+		return nil
+	case len(state.VV) > crdt.MaxReplicas: // nobody could decode it
+		return errForged
 	}
+	c := &change{state: state, events: extentOf(&d.State), safe: safe}
+	r.push(c)
+	s.changed(r, from, d)
+	if !safe {
+		s.watch(c)
+	}
+	return nil
 }
 
 // Mark takes what a peer knows of the safety of a cart.
@@ -141,7 +128,7 @@ func (s *Service) Mark(_ uint64, id [16]byte, encoded []byte) {
 	sh := s.shard(id)
 	sh.mu.Lock()
 	r := sh.carts[id]
-	if f := sh.fragments[id]; f != nil && s.shared && m.stored.any() {
+	if f := sh.fragments[id]; f != nil {
 		f.mark(m)
 	}
 	sh.mu.Unlock()
@@ -152,9 +139,14 @@ func (s *Service) Mark(_ uint64, id [16]byte, encoded []byte) {
 
 // Recall returns the durable state of a cart, as a payload, if it is in memory.
 func (s *Service) Recall(id [16]byte) (payload []byte, known bool) {
-	r := s.shard(id).get(id)
+	sh := s.shard(id)
+	r := sh.get(id)
 	if r == nil {
-		return nil, false
+		whole, safe := sh.beginning(id)
+		if !safe {
+			return nil, false
+		}
+		return crdt.AppendDelta(nil, &crdt.Delta{State: *whole}), true
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -198,14 +190,35 @@ func (s *Service) EachVersion(from [16]byte, yield func(id [16]byte, version uin
 }
 
 // hold returns the resident cart of id, locked, loaded from the store where it has to be, or nil where
-// there is no such cart. It sets right what the index says.
+// there is no such cart, or only a part of it that nothing can be done with. It sets right what the index says.
 func (s *Service) hold(ctx context.Context, id ID) (*resident, error) {
 	r, err := s.acquire(ctx, id, false)
-	if errors.Is(err, ErrNotFound) {
+	switch {
+	case errors.Is(err, ErrNotFound):
 		s.shard(id).forgetVersion(id)
 		return nil, nil
+	case errors.Is(err, errPart):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case purged(r.latest, s.now()):
+		s.drop(r)
+		r.mu.Unlock()
+		return nil, nil
 	}
-	return r, err
+	return r, nil
+}
+
+// drop lets go a cart that every node deletes. r.mu is held.
+func (s *Service) drop(r *resident) {
+	if !r.clean() {
+		return
+	}
+	sh := s.shard(r.id)
+	sh.mu.Lock()
+	sh.remove(r)
+	sh.mu.Unlock()
+	sh.forgetVersion(r.id)
 }
 
 // Vector returns the encoded version vector of a cart, which it may load; known is false where there is no
@@ -243,16 +256,48 @@ func (s *Service) State(ctx context.Context, id [16]byte) (payload []byte, held 
 		return nil, nil, err
 	}
 	defer r.mu.Unlock()
-	unsafe := append([]*change(nil), r.unsafe...)
-	payload = crdt.AppendDelta(nil, &crdt.Delta{State: *r.latest})
-	return payload, func(holder uint64) {
+	payload, held = r.whole()
+	return payload, held, nil
+}
+
+// whole returns the latest state as a payload, and what to call when a peer holds it. r.mu is held.
+func (r *resident) whole() (payload []byte, held func(holder uint64)) {
+	unsafe := slices.Clone(r.unsafe)
+	return crdt.AppendDelta(nil, &crdt.Delta{State: *r.latest}), func(holder uint64) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		for _, c := range unsafe {
 			r.credit(c, holder)
 		}
 		r.advance()
-	}, nil
+	}
+}
+
+// refresh has a resident cart joined with what the store and the peers have of it. r.mu is held.
+func (s *Service) refresh(r *resident) {
+	if s.replicator == nil || r.refreshing {
+		return
+	}
+	r.refreshing = true // and so it stays
+	s.background(func() {
+		ctx, cancel := context.WithTimeout(s.running, loadTimeout)
+		defer cancel()
+		stored, err := s.store.Load(ctx, r.id)
+		states, _ := s.ask(r.id)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.refreshing = false
+		if err == nil {
+			r.stored = r.stored.join(extentOf(stored))
+			states = append(states, stored)
+		}
+		for _, state := range states {
+			if err := s.join(r, &crdt.Delta{State: *state}, true); err != nil {
+				s.log.Error("a cart cannot be joined with what is stored of it", "cart", r.id.String(), "error", err)
+			}
+		}
+		r.settle(s.now().UnixNano())
+	})
 }
 
 // Lost tells that a peer went away, and with it what it held: what the database lacks is saved at once.

@@ -68,9 +68,6 @@ func (s *Service) announce(r *resident) {
 	}
 }
 
-// any reports whether e holds anything.
-func (e extent) any() bool { return e.erased || len(e.vv) > 0 }
-
 // mark draws the conclusions from what a node knows of the cart.
 func (r *resident) mark(m mark) {
 	r.mu.Lock()
@@ -82,10 +79,8 @@ func (r *resident) mark(m mark) {
 		r.stored = r.stored.join(m.stored)
 	}
 	for _, c := range r.unsafe {
-		if !c.author && (m.durable.erased || len(m.durable.vv) > 0 && m.durable.vv.Descends(c.events)) {
-			c.safe = true
-		}
+		c.safe = c.safe || m.durable.any() && m.durable.holds(c.events)
 	}
 	r.advance()
-	r.settle()
+	r.settle(r.service.now().UnixNano())
 }

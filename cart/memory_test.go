@@ -26,6 +26,18 @@ func checkMemory(t testing.TB, s *Service) {
 			}
 			r.mu.Unlock()
 		}
+		for id, f := range sh.fragments {
+			memory += sizeFragments
+			for _, g := range f.deltas {
+				memory += g.size
+				if g.size != sizeOfDelta(g.delta) {
+					t.Errorf("a fragment of %v: size %d, measured %d", id, g.size, sizeOfDelta(g.delta))
+				}
+			}
+			if f.id != id || len(f.deltas) == 0 {
+				t.Errorf("%d fragments of %v", len(f.deltas), id)
+			}
+		}
 		if len(sh.loads) > 0 {
 			t.Errorf("%d loads are left over", len(sh.loads))
 		}

@@ -29,11 +29,14 @@ type resident struct {
 	stored   extent      // what the store is known to have; the cart is dirty where that is not all
 	unsaved  *crdt.Delta // the changes since the last take, for a store that wants deltas
 	taken    *State      // what the committer is saving
+	takenAt  int64       // since when
 	queued   bool        // the committer will take it
 	must     bool        // it has to be saved even where enough nodes hold it by then
 	listed   bool        // the flusher will look at it
 	oldest   *State      // the first state that the store did not have, and since when
 	oldestAt int64       // in nanoseconds of Unix time
+
+	refreshing bool // what store and peers have is on its way
 
 	moved   chan struct{} // closed when latest, durable or stored moves; nil where nobody waits
 	waiting int           // requests that wait in await: the cart is in use
@@ -46,12 +49,12 @@ type resident struct {
 type change struct {
 	resident *resident
 	state    *State        // that it led to
-	events   crdt.VV       // what the delta reaches up to, of a change that a peer made
+	events   extent        // what its delta reaches up to
 	author   bool          // this node made it
 	holders  []uint64      // other nodes that have it
 	safe     bool          // so many have it, or the store
 	durable  bool          // it is safe, and all before it are
-	done     chan struct{} // closed when it is durable, or when nobody makes it so in time
+	done     chan struct{} // closed when it is durable, or when nobody makes it so in time; nil where nobody waits
 	closed   bool          // done is
 }
 
@@ -63,7 +66,12 @@ type extent struct {
 
 func extentOf(s *State) extent { return extent{s.VV, s.Erased} }
 
-func (e extent) covers(s *State) bool { return e.erased || !s.Erased && e.vv.Descends(s.VV) }
+func (e extent) covers(s *State) bool { return e.holds(extentOf(s)) }
+
+func (e extent) holds(o extent) bool { return e.erased || !o.erased && e.vv.Descends(o.vv) }
+
+// any reports whether e holds anything.
+func (e extent) any() bool { return e.erased || len(e.vv) > 0 }
 
 func (e extent) join(o extent) extent {
 	if e.erased || o.erased {
@@ -84,6 +92,9 @@ func (r *resident) push(c *change) {
 	r.broadcast()
 }
 
+// behind reports whether the store has what the residence lacks. r.mu is held.
+func (r *resident) behind() bool { return r.packed == nil && !extentOf(r.latest).holds(r.stored) }
+
 // dirty reports whether the store lacks anything. r.mu is held.
 func (r *resident) dirty() bool { return r.packed == nil && !r.stored.covers(r.latest) }
 
@@ -102,6 +113,9 @@ func (r *resident) take(batch []Change) []Change {
 	}
 	c := Change{ID: r.id, Delta: r.unsaved, State: r.latest}
 	r.unsaved, r.taken = nil, r.latest
+	if r.service.lazy() {
+		r.takenAt = r.service.now().UnixNano()
+	}
 	return append(batch, c)
 }
 
@@ -111,12 +125,12 @@ func (r *resident) saved() {
 	defer r.mu.Unlock()
 	r.stored = r.stored.join(extentOf(r.taken))
 	r.taken = nil
-	r.settle()
+	r.settle(r.takenAt)
 	r.service.announce(r)
 }
 
-// settle draws the conclusions from what the store now has. r.mu is held.
-func (r *resident) settle() {
+// settle draws the conclusions from what the store now has, to which it was given at a time. r.mu is held.
+func (r *resident) settle(since int64) {
 	if r.service.acknowledges() {
 		for _, c := range r.unsafe {
 			c.safe = c.safe || r.stored.covers(c.state)
@@ -124,12 +138,14 @@ func (r *resident) settle() {
 		r.advance()
 	}
 	r.broadcast()
-	if r.dirty() {
+	switch {
+	case !r.service.lazy():
+	case r.dirty():
 		if r.oldest == nil || r.stored.covers(r.oldest) {
-			r.oldest, r.oldestAt = r.latest, r.service.now().UnixNano()
+			r.oldest, r.oldestAt = r.latest, since
 		}
 		r.service.list(r)
-	} else {
+	default:
 		r.oldest = nil
 	}
 }
@@ -144,10 +160,12 @@ func (r *resident) heldBy(c *change, holder uint64) {
 
 // credit counts a holder of a change. r.mu is held.
 func (r *resident) credit(c *change, holder uint64) {
-	if c.safe || slices.Contains(c.holders, holder) {
+	if c.safe {
 		return
 	}
-	c.holders = append(c.holders, holder)
+	if !slices.Contains(c.holders, holder) {
+		c.holders = append(c.holders, holder)
+	}
 	c.safe = r.service.enough(c.holders)
 }
 
@@ -179,7 +197,9 @@ func (r *resident) advance() {
 func (c *change) close() {
 	if !c.closed {
 		c.closed = true
-		close(c.done)
+		if c.done != nil {
+			close(c.done)
+		}
 	}
 }
 
@@ -259,7 +279,7 @@ var errBusy = &Error{Reason: NotDurable, Detail: "more is asked of the node than
 
 // clean reports whether the cart is durable as it is and nobody is at it. r.mu is held.
 func (r *resident) clean() bool {
-	return len(r.unsafe) == 0 && r.waiting == 0 && !r.authored && !r.queued && r.taken == nil && !r.dirty()
+	return len(r.unsafe) == 0 && r.waiting == 0 && !r.authored && !r.queued && r.taken == nil && !r.refreshing && !r.dirty()
 }
 
 // pack exchanges the states of a clean cart for their encoding. r.mu is held.
@@ -299,8 +319,11 @@ func (r *resident) measure() int64 {
 	if r.packed != nil {
 		return sizeResident + int64(cap(r.packed))
 	}
-	s := r.latest
-	size := sizeResident + sizeState + sizeDot*len(s.VV) + sizeRecord*len(s.Operations) + sizeOfRegisters(s.Registers)
+	return sizeResident + sizeOfState(r.latest)
+}
+
+func sizeOfState(s *State) int64 {
+	size := sizeState + sizeDot*len(s.VV) + sizeRecord*len(s.Operations) + sizeOfRegisters(s.Registers)
 	for i := range s.Members {
 		size += sizeMember + len(s.Members[i].Value)
 	}

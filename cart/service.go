@@ -21,6 +21,8 @@ import (
 const (
 	// contextWait is how long a request waits for this node to see what the client has seen.
 	contextWait = 250 * time.Millisecond
+	// refreshAfter is when it asks the store and the other nodes for that.
+	refreshAfter = 50 * time.Millisecond
 	// loadWait is how long a request waits for a load, whatever holds that up. What the store says, it says
 	// within loadTimeout, which is before that.
 	loadWait    = 2 * time.Second
@@ -174,10 +176,12 @@ func (s *Service) Err() error {
 
 // Ready returns why the service cannot acknowledge writes at present, or nil.
 func (s *Service) Ready() error {
-	if s.reachable() && s.Err() == nil {
+	switch {
+	case s.Err() != nil:
+		return s.Err()
+	case s.reachable():
 		return nil
-	}
-	if !s.acknowledges() {
+	case !s.acknowledges():
 		return errAlone
 	}
 	return s.committer.unavailable()
@@ -291,7 +295,7 @@ func (s *Service) Execute(ctx context.Context, q *Request) (Result, error) {
 		if result, err = s.author(ctx, e, r, q); err != nil || e.delta == nil {
 			return err
 		}
-		if err := s.writable(); err != nil {
+		if err := s.writable(q.Durability); err != nil {
 			return err
 		}
 		ch = s.push(r, e.delta, q.Durability)
@@ -334,9 +338,14 @@ var errPrecondition = &Error{Reason: PreconditionFailed, Detail: "the cart has c
 var errNotDurable = &Error{Reason: NotDurable, Detail: "the write is not safe yet and may still take effect: " +
 	"repeat it under the same Idempotency-Key"}
 
-// writable refuses a write that neither peers nor the store would take, before anything is changed.
-func (s *Service) writable() error {
-	if err := s.Ready(); err != nil {
+// writable refuses a write that neither peers nor the store would take as is wanted, before anything is
+// changed.
+func (s *Service) writable(want Durability) error {
+	err := s.Ready()
+	if err == nil && want == Database {
+		err = s.committer.unavailable()
+	}
+	if err != nil {
 		return &Error{Reason: NotDurable, Detail: "the store takes no writes at present: nothing was changed", Err: err}
 	}
 	return nil
@@ -350,7 +359,7 @@ func (s *Service) push(r *resident, d *crdt.Delta, want Durability) *change {
 	if err != nil {
 		panic(err) // its author held what it needs, and a state only grows
 	}
-	c := &change{state: state, author: true, done: make(chan struct{})}
+	c := &change{state: state, events: extentOf(&d.State), author: true, done: make(chan struct{})}
 	if state == from { // erased
 		return c
 	}
@@ -372,20 +381,20 @@ func (s *Service) push(r *resident, d *crdt.Delta, want Durability) *change {
 func (s *Service) changed(r *resident, from *State, d *crdt.Delta) {
 	s.resized(r)
 	s.reindex(r, from, r.latest)
-	if r.oldest == nil {
-		r.oldest, r.oldestAt = r.latest, s.now().UnixNano()
-	}
 	if !s.shared {
 		if r.unsaved != nil {
 			d = crdt.Merge(r.unsaved, d)
 		}
 		r.unsaved = d
 	}
-	if s.lazy() {
-		s.list(r)
-	} else {
+	if !s.lazy() {
 		s.save(r)
+		return
 	}
+	if r.oldest == nil {
+		r.oldest, r.oldestAt = r.latest, s.now().UnixNano()
+	}
+	s.list(r)
 }
 
 // reached tells how safe a change is, or the whole cart where c is nil. r.mu is held.
@@ -489,7 +498,7 @@ func (s *Service) admitsWrite(ctx context.Context, r *resident, a Access) error 
 // acquireSeen is acquire for a client that has seen the cart, or not where c is nil.
 func (s *Service) acquireSeen(ctx context.Context, id ID, c *Context) (*resident, error) {
 	r, err := s.acquire(ctx, id, true)
-	if errors.Is(err, ErrNotFound) && c != nil && s.replicator != nil && !s.replicator.Synced() {
+	if errors.Is(err, ErrNotFound) && c != nil && s.replicator != nil && !(s.reachable() && s.replicator.Synced()) {
 		return nil, errContextUnavailable // it is somewhere else
 	}
 	return r, err
@@ -501,7 +510,20 @@ func (s *Service) awaitContext(ctx context.Context, r *resident, c *Context, at 
 	if ready() {
 		return nil
 	}
-	over, stop := s.scheduler.After(contextWait)
+	wait := contextWait
+	if s.replicator != nil {
+		under, stop := s.scheduler.After(refreshAfter) // it may be under way
+		defer stop()
+		if r.await(ctx, under, ready) {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return errContextUnavailable
+		}
+		s.refresh(r)
+		wait -= refreshAfter
+	}
+	over, stop := s.scheduler.After(wait)
 	defer stop()
 	if !r.await(ctx, over, ready) {
 		return errContextUnavailable
@@ -601,13 +623,19 @@ func (s *Service) Read(ctx context.Context, id ID, a Access, c *Context) (*State
 		return nil, err
 	}
 	defer r.mu.Unlock()
+	durable := func() *State { return r.durable }
+	if r.durable == nil && c != nil {
+		if err := s.awaitContext(ctx, r, c, durable); err != nil {
+			return nil, err
+		}
+	}
 	if r.durable == nil {
 		return nil, ErrNotFound // not created yet, as far as anybody was told
 	}
 	if err := s.admits(r.durable, a); err != nil {
 		return nil, err
 	}
-	if err := s.awaitContext(ctx, r, c, func() *State { return r.durable }); err != nil {
+	if err := s.awaitContext(ctx, r, c, durable); err != nil {
 		return nil, err
 	}
 	if r.durable.Erased {
@@ -629,7 +657,7 @@ func (s *Service) Create(ctx context.Context, currency string, steps []Step, wan
 	if err := s.check(steps); err != nil {
 		return fail(err)
 	}
-	if err := s.writable(); err != nil {
+	if err := s.writable(want); err != nil {
 		return fail(err)
 	}
 	id, token := NewID(), NewToken()
@@ -691,7 +719,7 @@ func (s *Service) Erase(ctx context.Context, q *Request) (Reached, error) {
 		if q.IfMatch != nil && !slices.Contains(q.IfMatch, Version(r.latest)) {
 			return errPrecondition
 		}
-		if err := s.writable(); err != nil {
+		if err := s.writable(q.Durability); err != nil {
 			return err
 		}
 		c = s.push(r, &crdt.Delta{State: State{Erased: true}}, q.Durability)

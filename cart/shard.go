@@ -109,29 +109,35 @@ func (s *Service) fetch(sh *shard, id ID, ask bool) (*resident, error) {
 	ctx, cancel := context.WithTimeout(s.running, loadTimeout)
 	defer cancel()
 	stored, err := s.store.Load(ctx, id)
+	absent := errors.Is(err, ErrNotFound)
 	r := &resident{id: id, replica: newReplicaID(), service: s, latest: new(State)}
+	began, doubtful := false, false
 	if err == nil {
 		r.latest, r.durable, r.stored = stored, stored, extentOf(stored)
+		doubtful = ask && (!s.replicator.Synced() || sh.keepsGap(id, stored))
+	} else {
+		whole, _ := sh.beginning(id)
+		began = whole != nil
+		doubtful = ask && !(began && absent)
 	}
-	began := errors.Is(err, ErrNotFound) && sh.keepsBeginning(id)
-	if ask && !began && (err != nil || !s.replicator.Synced() || sh.keepsGap(id, stored)) {
+	if doubtful {
 		states, complete := s.ask(id)
 		for _, state := range states {
 			r.latest = crdt.Join(r.latest, state)
 			r.durable = r.latest
 		}
-		if len(states) == 0 && !complete && errors.Is(err, ErrNotFound) {
+		if len(states) == 0 && !complete && absent {
 			return nil, &Error{Reason: Unavailable, Detail: "nodes that may have the cart did not answer"}
 		}
 	}
 	switch {
 	case r.durable != nil || began:
-	case errors.Is(err, ErrNotFound) && !sh.keeps(id):
+	case absent && !sh.keeps(id):
 		return nil, ErrNotFound
 	case errors.Is(err, ErrDamaged):
 		return nil, &Error{Reason: Unavailable, Detail: "what is stored of the cart is damaged", Err: err}
-	case errors.Is(err, ErrNotFound):
-		return nil, &Error{Reason: Unavailable, Detail: "this node has a part of the cart, and cannot reach the rest"}
+	case absent:
+		return nil, &Error{Reason: Unavailable, Detail: "the cart cannot be put together", Err: errPart}
 	default:
 		return nil, &Error{Reason: Unavailable, Detail: "the cart cannot be loaded", Err: err}
 	}
@@ -144,10 +150,13 @@ func (s *Service) fetch(sh *shard, id ID, ask bool) (*resident, error) {
 
 // ask returns what the peers have in memory of a cart.
 func (s *Service) ask(id ID) (states []*State, complete bool) {
+	var answer struct {
+		payloads [][]byte
+		complete bool
+	}
 	answered := make(chan struct{})
-	var payloads [][]byte
-	s.replicator.Fetch(id, func(p [][]byte, all bool) {
-		payloads, complete = p, all
+	s.replicator.Fetch(id, func(payloads [][]byte, complete bool) {
+		answer.payloads, answer.complete = payloads, complete
 		close(answered)
 	})
 	s.scheduler.Wait(answered, s.running.Done(), nil)
@@ -155,20 +164,22 @@ func (s *Service) ask(id ID) (states []*State, complete bool) {
 		return nil, false
 	}
 	now := s.now()
-	for _, p := range payloads {
+	for _, p := range answer.payloads {
 		d, err := crdt.DecodeDelta(p)
 		switch {
 		case err != nil || len(d.Base) > 0:
 			s.refused.malformed.Add(1)
 		case d.Newest() > crdt.TimestampAt(now.Add(maxAhead)):
 			s.refused.tooNew.Add(1)
+		case purged(&d.State, now):
+			s.refused.expired.Add(1)
 		default:
 			if state, err := new(State).Apply(d); err == nil {
 				states = append(states, state)
 			}
 		}
 	}
-	return states, complete
+	return states, answer.complete
 }
 
 // admit makes a cart resident, if there is room for it, and locks it before anybody can evict it. It is
@@ -182,16 +193,13 @@ func (s *Service) admit(sh *shard, r *resident) error {
 	s.residents.Add(1)
 	sh.mu.Lock()
 	sh.carts[r.id] = r
-	fragments := sh.takeFragments(r.id)
 	sh.setVersion(r.id, VersionHash(r.id, r.latest))
 	sh.mu.Unlock()
 	s.resized(r)
 	if r.durable != nil && r.dirty() { // what a peer had and the store did not
 		s.changed(r, nil, &crdt.Delta{State: *r.latest})
 	}
-	if len(fragments) > 0 {
-		s.joinFragments(r, fragments)
-	}
+	s.joinFragments(r)
 	return nil
 }
 
@@ -229,7 +237,7 @@ func (s *Service) makeRoom() bool {
 			misses = 0
 		} else if misses++; misses == shards {
 			s.barren = now
-			if s.lazy() {
+			if s.lazy() && s.flusher.relaxed(s.now().UnixNano()) {
 				s.hurry() // what is saved can be evicted
 			}
 			return false
@@ -264,16 +272,22 @@ func (s *Service) evictOne(sh *shard) bool {
 	if victim == nil {
 		return false
 	}
-	victim.gone = true
-	delete(sh.carts, victim.id)
-	s.memory.Add(-victim.size)
-	s.residents.Add(-1)
+	sh.remove(victim)
 	s.evictions.Add(1)
 	victim.mu.Unlock()
 	return true
 }
 
-// packIdle packs the carts of some shards that were not used for idleTicks.
+// remove makes a cart not resident. It is locked, and so is the shard.
+func (sh *shard) remove(r *resident) {
+	r.gone = true
+	delete(sh.carts, r.id)
+	sh.service.memory.Add(-r.size)
+	sh.service.residents.Add(-1)
+}
+
+// packIdle packs the carts of some shards that were not used for idleTicks, and refreshes those that the
+// store is known to have more of.
 func (s *Service) packIdle(first, n int) {
 	now := s.tick.Load()
 	for i := first; i < first+n && i < shards; i++ {
@@ -288,7 +302,11 @@ func (s *Service) packIdle(first, n int) {
 			if !r.mu.TryLock() {
 				continue
 			}
-			if !r.gone && r.packed == nil && r.clean() && now-r.used >= idleTicks {
+			switch {
+			case r.gone:
+			case r.behind():
+				s.refresh(r)
+			case r.packed == nil && r.clean() && now-r.used >= idleTicks:
 				r.pack()
 				s.resized(r)
 			}
