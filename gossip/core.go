@@ -60,7 +60,8 @@ type Core struct {
 // peer is another process of the region, from when it is a member or has a link until forgetAfter
 // after it is and has neither. Its outbox is filled all that time.
 type peer struct {
-	Member
+	start   uint64    // never changes; the mutex guards everything else
+	who     Member    // as SetMembers or Up told last
 	member  bool      // as SetMembers told last
 	left    time.Time // when it ceased to be a member, or its link went down after that
 	up      bool      // its link is
@@ -110,9 +111,9 @@ func NewCore(o CoreOptions) *Core {
 func (c *Core) find(start uint64) (int, bool) {
 	return slices.BinarySearchFunc(c.peers, start, func(p *peer, start uint64) int {
 		switch {
-		case p.Start < start:
+		case p.start < start:
 			return -1
-		case p.Start > start:
+		case p.start > start:
 			return 1
 		}
 		return 0
@@ -139,9 +140,9 @@ func (c *Core) linked(start uint64) *peer {
 func (c *Core) meet(m Member) *peer {
 	i, found := c.find(m.Start)
 	if !found {
-		c.peers = slices.Insert(c.peers, i, &peer{out: outbox{limit: c.o.MaxOutbox}})
+		c.peers = slices.Insert(c.peers, i, &peer{start: m.Start, out: outbox{limit: c.o.MaxOutbox}})
 	}
-	c.peers[i].Member = m
+	c.peers[i].who = m
 	return c.peers[i]
 }
 
@@ -156,7 +157,7 @@ func (c *Core) SetMembers(members []Member) {
 	}
 	now := c.o.Now()
 	for _, p := range c.peers {
-		is := slices.ContainsFunc(members, func(m Member) bool { return m.Start == p.Start })
+		is := slices.ContainsFunc(members, func(m Member) bool { return m.Start == p.start })
 		if p.member && !is {
 			p.left = now
 		}
@@ -194,7 +195,7 @@ func (c *Core) Up(m Member, wire uint64) error {
 	c.replace()
 	c.compareSoon(p, now)
 	c.sendOwed(p)
-	c.o.Wake(p.Start)
+	c.o.Wake(p.start)
 	c.mu.Unlock()
 	over.call()
 	return nil
@@ -224,8 +225,7 @@ func (c *Core) down(p *peer, why error) answers {
 	p.out.rewind()
 	c.abandon(p)
 	c.replace()
-	start := p.Start
-	c.o.Spawn(start, func(context.Context) { c.o.Carts.Lost(start) })
+	c.o.Spawn(p.start, func(context.Context) { c.o.Carts.Lost(p.start) })
 	return c.unasked(p)
 }
 
@@ -239,9 +239,9 @@ func (c *Core) Tick() (stale []uint64) {
 			continue
 		}
 		if p.stale(now) {
-			stale = append(stale, p.Start)
+			stale = append(stale, p.start)
 		} else if !now.Before(p.beatAt) {
-			c.o.Wake(p.Start)
+			c.o.Wake(p.start)
 		}
 	}
 	c.forget(now)

@@ -40,7 +40,7 @@ func (c *Core) Fetch(id [16]byte, answer func(payloads [][]byte, complete bool))
 	encoded := it.encode()
 	for _, p := range c.peers {
 		if p.up {
-			f.waiting = append(f.waiting, p.Start)
+			f.waiting = append(f.waiting, p.start)
 			c.offer(p, entry{encoded: encoded}, time.Time{})
 		}
 	}
@@ -66,7 +66,7 @@ func (c *Core) recall(p *peer, it *item) {
 // fetched takes a peer's answer and appends the fetch if it is the last one. The mutex is held.
 func (c *Core) fetched(p *peer, it *item, over answers) answers {
 	for i, f := range c.fetches {
-		if f.request != it.n || !f.strike(p.Start) {
+		if f.request != it.n || !f.strike(p.start) {
 			continue
 		}
 		if it.m == 1 {
@@ -94,7 +94,7 @@ func (f *fetch) strike(start uint64) bool {
 // unasked takes a peer that went away off all fetches and returns those that are over. The mutex is held.
 func (c *Core) unasked(p *peer) (over answers) {
 	c.fetches = slices.DeleteFunc(c.fetches, func(f *fetch) bool {
-		if !f.strike(p.Start) {
+		if !f.strike(p.start) {
 			return false
 		}
 		f.lost = true

@@ -22,7 +22,7 @@ func (c *Core) owe(p *peer, id [16]byte) {
 func (c *Core) sendOwed(p *peer) {
 	if p.up && !p.sending && p.owed.len() > 0 && p.roomForState() {
 		p.sending = true
-		c.o.Spawn(p.Start, func(ctx context.Context) { c.sendStates(ctx, p) })
+		c.o.Spawn(p.start, func(ctx context.Context) { c.sendStates(ctx, p) })
 	}
 }
 
@@ -83,7 +83,7 @@ func (c *Core) nextStep(p *peer) {
 	}
 	p.stepping = true
 	do := p.steps.pop()
-	c.o.Spawn(p.Start, func(ctx context.Context) {
+	c.o.Spawn(p.start, func(ctx context.Context) {
 		do(ctx)
 		c.mu.Lock()
 		defer c.mu.Unlock()

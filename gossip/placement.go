@@ -87,7 +87,7 @@ func (c *Core) replace() {
 	for _, p := range c.peers {
 		p.owns = slotSet{}
 		if p.up {
-			at.nodes = append(at.nodes, candidate{start: p.Start, zone: p.Zone})
+			at.nodes = append(at.nodes, candidate{start: p.start, zone: p.who.Zone})
 		}
 	}
 }

@@ -100,7 +100,7 @@ func (c *Core) needSync(p *peer) {
 func (c *Core) compareSoon(p *peer, now time.Time) {
 	p.compare = true
 	p.repairAt = now
-	if p.Start < c.o.Self.Start {
+	if p.start < c.o.Self.Start {
 		p.repairAt = now.Add(repairEvery)
 	}
 	c.startRepairs(now)
@@ -147,7 +147,7 @@ func (c *Core) openSession(p *peer, now time.Time) {
 	s := &session{number: c.sessions, word: now}
 	p.own = s
 	p.counters.Repairs++
-	c.o.Spawn(p.Start, func(context.Context) { c.sendRoot(p, s) })
+	c.o.Spawn(p.start, func(context.Context) { c.sendRoot(p, s) })
 }
 
 // close ends the session that this node opened. The mutex is held.
@@ -263,7 +263,7 @@ func (c *Core) sendRoot(p *peer, s *session) {
 func (c *Core) answerRoot(p *peer, it *item) {
 	seeded := c.o.Carts.Seeded()
 	c.mu.Lock()
-	if !seeded || p.own != nil && c.o.Self.Start < p.Start {
+	if !seeded || p.own != nil && c.o.Self.Start < p.start {
 		c.ask(p, item{kind: kindLater, n: it.n})
 		c.mu.Unlock()
 		return

@@ -55,8 +55,7 @@ func TestOverflowMarksThePeerAndRepairMakesItEqual(t *testing.T) {
 	said := 0
 	for n := range 5000 {
 		a.fill(n, n+1)
-		delta := binary.BigEndian.AppendUint64([]byte{byte(a.start)}, 1)
-		a.Replicate(cartID(n), delta, func(holder uint64) {
+		a.Replicate(cartID(n), eventDelta(a.start, 1), func(holder uint64) {
 			said++
 			s.expectHeld(holder, cartID(n), vector{1: 1})
 		})

@@ -89,7 +89,7 @@ func (c *Core) makeRoom(p *peer, encoded int) bool {
 
 func (c *Core) wake(p *peer) {
 	if p.up {
-		c.o.Wake(p.Start)
+		c.o.Wake(p.start)
 	}
 }
 
@@ -180,7 +180,7 @@ func (c *Core) Receive(start uint64, frame []byte) error {
 	p.in.take(p.reading.header.seq, p.reading.refusals)
 	p.counters.Refused += uint64(len(p.reading.refusals))
 	over := c.todo(p, todo)
-	c.o.Wake(p.Start)
+	c.o.Wake(p.start)
 	c.mu.Unlock()
 	over.call()
 	return nil
@@ -208,7 +208,7 @@ func (c *Core) takeHeader(p *peer, r *reader, size int) (fresh bool, err error) 
 	c.takeClock(p, h, now)
 	c.takeAck(p, h)
 	if p.in.owes || p.echo != 0 {
-		c.o.Wake(p.Start)
+		c.o.Wake(p.start)
 	}
 
 	switch {
@@ -217,7 +217,7 @@ func (c *Core) takeHeader(p *peer, r *reader, size int) (fresh bool, err error) 
 	case h.seq <= p.in.received:
 		p.counters.Duplicates++
 		p.in.owes = true
-		c.o.Wake(p.Start)
+		c.o.Wake(p.start)
 		return false, nil
 	case h.seq > p.in.received+1:
 		p.counters.Gaps++
@@ -258,7 +258,7 @@ func (c *Core) takeAck(p *peer, h *header) {
 	}
 	c.sendOwed(p)
 	if p.out.waiting() > 0 {
-		c.o.Wake(p.Start)
+		c.o.Wake(p.start)
 	}
 }
 
@@ -297,11 +297,11 @@ func (c *Core) takeItems(p *peer, r *reader) (todo []item, err error) {
 		}
 		switch it.kind {
 		case kindDelta, kindState:
-			if held, lacks := c.o.Carts.Deliver(p.Start, it.id, it.body); !held {
+			if held, lacks := c.o.Carts.Deliver(p.start, it.id, it.body); !held {
 				p.refuse(index, lacks)
 			}
 		case kindMark:
-			c.o.Carts.Mark(p.Start, it.id, it.body)
+			c.o.Carts.Mark(p.start, it.id, it.body)
 		case kindFetch:
 			c.recall(p, &it)
 		default:
@@ -339,7 +339,7 @@ func (c *Core) todo(p *peer, items []item) (over answers) {
 		return over
 	}
 	p.queued += size
-	c.o.Spawn(p.Start, func(ctx context.Context) {
+	c.o.Spawn(p.start, func(ctx context.Context) {
 		for i := range rest {
 			c.takeRepair(ctx, p, &rest[i])
 		}

@@ -91,10 +91,10 @@ func (c *Core) Status() Status {
 
 func (p *peer) status() LinkStatus {
 	return LinkStatus{
-		Peer:   p.Name,
-		Start:  p.Start,
-		Region: p.Region,
-		Zone:   p.Zone,
+		Peer:   p.who.Name,
+		Start:  p.start,
+		Region: p.who.Region,
+		Zone:   p.who.Zone,
 
 		Up:        p.up,
 		NeedsSync: p.needsSync,

@@ -1,0 +1,338 @@
+package gossip
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// decodeFrame returns header and items of a frame.
+func decodeFrame(b []byte) (h header, items []item, err error) {
+	r := reader{b: b}
+	r.header(&h)
+	for r.err == nil && len(r.b) > 0 {
+		var it item
+		if r.item(&it); r.err == nil {
+			items = append(items, it)
+		}
+	}
+	return h, items, r.err
+}
+
+func encodeFrame(h header, items []item) []byte {
+	b := appendHeader(nil, &h)
+	for i := range items {
+		b = appendItem(b, &items[i])
+	}
+	return b
+}
+
+// oneOfEach is an item of each kind.
+func oneOfEach() []item {
+	id := cartID(1)
+	return []item{
+		{kind: kindDelta, id: id, body: []byte("delta")},
+		{kind: kindState, id: id, body: bytes.Repeat([]byte("state"), 100)},
+		{kind: kindMark, id: id, body: []byte{}},
+		{kind: kindPart, id: id, n: maxPiece + 5, m: maxPiece, body: []byte("parts")},
+		{kind: kindFetch, id: id, n: 1 << 40},
+		{kind: kindFetched, id: id, n: 300, m: 1, body: []byte("payload")},
+		{kind: kindFetched, id: id, n: 300, body: []byte{}},
+		{kind: kindRoot, n: 1, m: 1<<64 - 1},
+		{kind: kindEqual, n: 127},
+		{kind: kindLater, n: 128},
+		{kind: kindDigests, n: 1, body: make([]byte, 8*Slots)},
+		{kind: kindListing, id: firstOf(7), n: 1, m: 1, body: encodeListing([]Version{{firstOf(7), 1}, {successor(firstOf(7)), 2}})},
+		{kind: kindListed, id: id, n: 1, m: listedMore | listedFailed},
+		{kind: kindVector, id: id, body: []byte("vector")},
+		{kind: kindWant, id: id},
+		{kind: kindFinish, n: 1},
+		{kind: kindFinished, n: 1},
+	}
+}
+
+func testFrame() (header, []item) {
+	return header{
+		seq: 1 << 20, ack: 7, acked: 1 << 33, clock: 1_700_000_000_000, echo: 5,
+		refused: []refusal{{seq: 6, index: 0, lacks: true}, {seq: 6, index: maxItems - 1}, {seq: 7, index: 3}},
+	}, oneOfEach()
+}
+
+func TestFrameRoundTrip(t *testing.T) {
+	h, items := testFrame()
+	kindsSeen := map[kind]bool{}
+	for _, it := range items {
+		kindsSeen[it.kind] = true
+	}
+	if len(kindsSeen) != int(kinds)-1 {
+		t.Errorf("%d of %d kinds are tested", len(kindsSeen), kinds-1)
+	}
+	gotH, got, err := decodeFrame(encodeFrame(h, items))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(gotH, h) {
+		t.Errorf("%+v, want %+v", gotH, h)
+	}
+	for i := range items {
+		if got[i].body == nil { // of a kind without one
+			got[i].body = items[i].body
+		}
+		if !reflect.DeepEqual(got[i], items[i]) {
+			t.Errorf("%+v, want %+v", got[i], items[i])
+		}
+	}
+}
+
+func TestSizeOfAFrameOfOneDelta(t *testing.T) {
+	delta := item{kind: kindDelta, id: cartID(1), body: make([]byte, 41)}
+	if n := len(delta.encode()); n != 1+2+16+2+41 {
+		t.Errorf("a delta of 41 bytes takes %d", n)
+	}
+	if n := len(encodeFrame(header{seq: 100, ack: 100, acked: 100}, nil)); n != 6 {
+		t.Errorf("a header takes %d bytes", n)
+	}
+	for _, it := range oneOfEach() {
+		if n := len(it.encode()); n > itemOverhead+len(it.body) {
+			t.Errorf("kind %d takes %d bytes beside its body", it.kind, n-len(it.body))
+		}
+	}
+}
+
+func TestTruncatedFrame(t *testing.T) {
+	h, items := testFrame()
+	for i := range items {
+		frame := encodeFrame(h, items[i:i+1])
+		for n := range frame {
+			if n > 200 && n%97 != 0 {
+				continue // within a body
+			}
+			if _, _, err := decodeFrame(frame[:n]); !errors.Is(err, ErrMalformed) {
+				t.Fatalf("kind %d, %d of %d bytes: %v", items[i].kind, n, len(frame), err)
+			}
+		}
+	}
+}
+
+func TestMalformedFrames(t *testing.T) {
+	id := cartID(1)
+	ordered := encodeListing([]Version{{firstOf(7), 1}, {successor(firstOf(7)), 2}})
+	many := make([]refusal, maxRefused+1)
+	for i := range many {
+		many[i] = refusal{seq: uint64(i + 1)}
+	}
+	tests := []struct {
+		name  string
+		h     header
+		items []item
+	}{
+		{"items without a number", header{}, []item{{kind: kindWant, id: id}}},
+		{"a number without items", header{seq: 1}, nil},
+		{"refused twice", header{ack: 1, refused: []refusal{{seq: 1}, {seq: 1}}}, nil},
+		{"refused in disorder", header{ack: 2, refused: []refusal{{seq: 2}, {seq: 1}}}, nil},
+		{"refused and not acknowledged", header{ack: 1, refused: []refusal{{seq: 2}}}, nil},
+		{"refused before the first", header{ack: 1, refused: []refusal{{seq: 0}}}, nil},
+		{"refused beyond any frame", header{ack: 1, refused: []refusal{{seq: 1, index: maxItems}}}, nil},
+		{"too many refused", header{ack: 1 << 20, refused: many}, nil},
+		{"a part of nothing", header{seq: 1}, []item{{kind: kindPart, n: maxPiece + 1}}},
+		{"a part of what needs none", header{seq: 1}, []item{{kind: kindPart, n: 2, body: []byte("x")}}},
+		{"a part of too much", header{seq: 1}, []item{{kind: kindPart, n: maxItem + 1, body: []byte("x")}}},
+		{"a part beyond the end", header{seq: 1}, []item{{kind: kindPart, n: maxPiece + 1, m: maxPiece + 1, body: []byte("x")}}},
+		{"a part far beyond", header{seq: 1}, []item{{kind: kindPart, n: maxPiece + 1, m: 1<<64 - 1, body: []byte("x")}}},
+		{"nothing fetched, with a payload", header{seq: 1}, []item{{kind: kindFetched, body: []byte("x")}}},
+		{"too few digests", header{seq: 1}, []item{{kind: kindDigests, body: make([]byte, 8*Slots-8)}}},
+		{"half a cart listed", header{seq: 1}, []item{{kind: kindListing, id: firstOf(7), body: ordered[:listingSize+1]}}},
+		{"listed twice", header{seq: 1}, []item{{kind: kindListing, id: firstOf(7), body: append(ordered[:listingSize:listingSize], ordered...)}}},
+		{"listed before the first", header{seq: 1}, []item{{kind: kindListing, id: successor(firstOf(7)), body: ordered}}},
+		{"listed of another slot", header{seq: 1}, []item{{kind: kindListing, id: firstOf(6), body: ordered}}},
+		{"more than nothing listed", header{seq: 1}, []item{{kind: kindListing, id: firstOf(7), m: 1}}},
+		{"an unknown end of a listing", header{seq: 1}, []item{{kind: kindListed, m: 4}}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if h, items, err := decodeFrame(encodeFrame(test.h, test.items)); !errors.Is(err, ErrMalformed) {
+				t.Errorf("%v, %+v %+v", err, h, items)
+			}
+		})
+	}
+}
+
+// A length that is announced and does not come must not be allocated.
+func TestAnnouncedLengths(t *testing.T) {
+	header := appendHeader(nil, &header{seq: 1})
+	id := cartID(1)
+	delta := append(appendBytes([]byte{byte(kindDelta)}, id[:]), 0xc6) // bin 32
+	tests := map[string][]byte{
+		"a body of 4 GiB":          append(bytes.Clone(header), binary.BigEndian.AppendUint32(bytes.Clone(delta), 1<<32-1)...),
+		"a body of 16 MiB":         append(bytes.Clone(header), binary.BigEndian.AppendUint32(bytes.Clone(delta), 16<<20)...),
+		"4 billion refused":        {1, 1, 0, 0, 0, 0xdd, 0xff, 0xff, 0xff, 0xff},
+		"a body with other length": append(bytes.Clone(header), append(bytes.Clone(delta), 0, 0, 0, 2, 'x')...),
+	}
+	for name, frame := range tests {
+		var err error
+		allocated := testing.AllocsPerRun(1, func() { _, _, err = decodeFrame(frame) })
+		if !errors.Is(err, ErrMalformed) || strings.Contains(err.Error(), "kind") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if allocated > 10 {
+			t.Errorf("%s: %v allocations", name, allocated)
+		}
+	}
+}
+
+func TestParts(t *testing.T) {
+	whole := item{kind: kindState, id: cartID(1), body: make([]byte, 3*maxPiece)}
+	encoded := whole.encode()
+	var pieces []item
+	parts(whole.id, encoded, func(part []byte, last bool) {
+		if len(part) > maxPiece+itemOverhead {
+			t.Errorf("a part of %d bytes", len(part))
+		}
+		r := reader{b: part}
+		var it item
+		if r.item(&it); r.err != nil {
+			t.Fatal(r.err)
+		}
+		pieces = append(pieces, it)
+		expect(t, "last", last, len(pieces) == 4)
+	})
+	tests := []struct {
+		name  string
+		order []int
+		whole bool
+	}{
+		{"in order", []int{0, 1, 2, 3}, true},
+		{"begun again", []int{0, 1, 0, 1, 2, 3}, true},
+		{"one is missing", []int{0, 1, 3}, false},
+		{"the first is missing", []int{1, 2, 3}, false},
+		{"one comes twice", []int{0, 1, 1, 2, 3}, false},
+		{"the end comes again", []int{0, 1, 2, 3, 3}, false},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var a assembly
+			for i, n := range test.order {
+				got, last, complete := a.add(&pieces[n])
+				expect(t, "last", last, n == 3)
+				if i < len(test.order)-1 {
+					continue
+				}
+				expect(t, "whole", complete, test.whole)
+				if complete && !bytes.Equal(got, encoded) {
+					t.Error("another item")
+				}
+			}
+		})
+	}
+}
+
+func FuzzFrame(f *testing.F) {
+	h, items := testFrame()
+	items = slices.DeleteFunc(items, func(it item) bool { return len(it.body) > 1000 }) // which take long to minimise
+	f.Add(encodeFrame(h, items))
+	f.Add(encodeFrame(header{ack: 3}, nil))
+	for i := range items {
+		f.Add(encodeFrame(header{seq: 1}, items[i:i+1]))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, items, err := decodeFrame(b)
+		size := 0
+		for _, it := range items {
+			size += len(it.body)
+		}
+		if size > len(b) {
+			t.Fatalf("%d bytes of bodies in %d bytes", size, len(b))
+		}
+		if n := cap(h.refused); n > len(b)+8 {
+			t.Fatalf("room for %d refused items of %d bytes", n, len(b))
+		}
+		if err != nil {
+			if !errors.Is(err, ErrMalformed) {
+				t.Fatal(err)
+			}
+			return
+		}
+		again := encodeFrame(h, items)
+		if len(again) > len(b) {
+			t.Fatalf("%d bytes became %d", len(b), len(again))
+		}
+		h2, items2, err := decodeFrame(again)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(encodeFrame(h2, items2), again) || len(items2) != len(items) {
+			t.Fatalf("%x became %x", again, encodeFrame(h2, items2))
+		}
+	})
+}
+
+// What a peer sends, whatever it is, never makes the Core panic.
+func FuzzReceive(f *testing.F) {
+	h, items := testFrame()
+	h.seq, h.ack, h.refused = 1, 0, nil
+	items = slices.DeleteFunc(items, func(it item) bool { return len(it.body) > 1000 })
+	f.Add(encodeFrame(h, items))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s := newScene(t, 2)
+		a, peer := s.actors[0], s.actors[1]
+		if err := a.Up(peer.o.Self, MaxWire); err != nil {
+			t.Fatal(err)
+		}
+		a.carts.tolerant = true
+		if err := a.Receive(peer.start, b); err != nil && !errors.Is(err, ErrMalformed) {
+			t.Fatal(err)
+		}
+		for range 1000 { // answers are written, and lead nowhere
+			if !a.work() && !a.write() {
+				break
+			}
+		}
+	})
+}
+
+// Frames that the Core makes are within the bounds that it asks of others.
+func TestFramesAreWithinBounds(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		o := outbox{limit: defaultMaxOutbox}
+		sizes := rapid.SliceOfN(rapid.SampledFrom([]int{0, 40, 1 << 10, 60 << 10, 190 << 10, 600 << 10}), 1, 40).Draw(r, "sizes")
+		n := 0
+		for i, size := range sizes {
+			it := item{kind: kindDelta, id: cartID(i), body: make([]byte, size)}
+			if encoded := it.encode(); len(encoded) > maxPiece {
+				o.pushParts(entry{encoded: encoded}, o.due)
+				n += 1 + len(encoded)/maxPiece
+			} else {
+				o.push(entry{encoded: encoded}, o.due)
+				n++
+			}
+		}
+		h := header{ack: 1 << 63, refused: make([]refusal, maxRefused)}
+		for i := range h.refused {
+			h.refused[i] = refusal{seq: 1<<62 + uint64(i), index: i}
+		}
+		for o.waiting() > 0 {
+			h.seq = o.seq + 1
+			frame := o.fill(appendHeader(nil, &h), o.due)
+			if len(frame) > MaxFrame {
+				r.Fatalf("a frame of %d bytes", len(frame))
+			}
+			_, items, err := decodeFrame(frame)
+			if err != nil || len(items) == 0 {
+				r.Fatalf("%d items: %v", len(items), err)
+			}
+			n -= len(items)
+			if !o.open() && o.sentBytes < o.window() && o.waiting() > 0 {
+				r.Fatal("what waits is not sent")
+			}
+		}
+		if n != 0 {
+			r.Fatalf("%d items are missing", n)
+		}
+	})
+}
