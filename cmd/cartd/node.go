@@ -336,6 +336,7 @@ func (n *node) adminHandler() http.Handler {
 		e.SetIndent("", "  ")
 		_ = e.Encode(n.status()) // who asked may be gone
 	})
+	mux.Handle("GET /metrics", metricsHandler(n.status, n.log))
 	return mux
 }
 

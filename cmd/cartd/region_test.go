@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/spf13/pflag"
 
 	"cartd/gossip"
@@ -282,6 +283,20 @@ func testRegion(t *testing.T, shared bool, args ...string) {
 		if said := m.logs.String(); !strings.Contains(said, `"peer":"`+z.Links[0].Peer) {
 			t.Errorf("the log does not name the peer:\n%s", said)
 		}
+		page := m.get("/metrics")
+		for _, line := range []string{
+			"cartd_members 2", `cartd_link_up{peer="` + z.Links[0].Peer + `"} 1`, "cartd_peers_linked 1", "cartd_carts_resident 1",
+			`cartd_gossip_refused_total{reason="link-plaintext"} 0`, `cartd_payloads_refused_total{reason="malformed"} 0`,
+			"cartd_store_reachable 1", "cartd_ready 1", "go_goroutines ", "process_cpu_seconds_total ",
+		} {
+			if !strings.Contains(page, "\n"+line) {
+				t.Errorf("no %q in the metrics:\n%s", line, page)
+			}
+		}
+		problems, err := testutil.CollectAndLint(&metrics{m.node.status})
+		if err != nil || len(problems) > 0 {
+			t.Errorf("metrics: %v %v", problems, err)
+		}
 	}
 
 	// A node that is left alone takes writes only where there is a database.
@@ -362,5 +377,8 @@ func TestStatusAlone(t *testing.T) {
 	defer m.halt()
 	if z := m.debug(); z.Node != nil || len(z.Members)+len(z.Links) > 0 || z.Carts == nil || z.Store.Kind != "sqlite" || !z.Ready || len(z.Checks) != 2 {
 		t.Errorf("%s", m.get("/debug/cluster"))
+	}
+	if page := m.get("/metrics"); strings.Contains(page, "cartd_members") || !strings.Contains(page, "\ncartd_carts_resident 0\n") {
+		t.Errorf("%s", page)
 	}
 }

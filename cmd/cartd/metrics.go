@@ -1,0 +1,175 @@
+package main
+
+import (
+	"log/slog"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// metricsHandler serves what read reads as metrics, beside those of the process.
+func metricsHandler(read func() *status, log *slog.Logger) http.Handler {
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(
+		&metrics{read: read},
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError)})
+}
+
+// metrics collects what a node's status tells, as it is when somebody asks.
+type metrics struct{ read func() *status }
+
+// Describe describes every metric that there can be.
+func (m *metrics) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range described {
+		out <- d
+	}
+}
+
+// Collect reads the node.
+func (m *metrics) Collect(out chan<- prometheus.Metric) {
+	z := m.read()
+	e := emitter{out}
+	e.gauge(mReady, truth(z.Ready))
+	if c := z.Carts; c != nil {
+		e.gauge(mResident, float64(c.Resident))
+		e.gauge(mCartsMemory, float64(c.MemoryBytes))
+		e.counter(mEvicted, float64(c.Evicted))
+		e.gauge(mUnsaved, float64(c.Unsaved))
+		e.gauge(mOldestUnsaved, c.OldestUnsaved)
+		e.gauge(mFlushPause, c.FlushPause)
+		e.counter(mHedges, float64(c.Hedges))
+	}
+	if s := z.Store; s != nil {
+		e.gauge(mStoreReachable, truth(s.Reachable))
+		e.counter(mStoreOutages, float64(s.Outages))
+		e.counter(mStoreCommits, float64(s.Commits))
+		e.counter(mStoreChanges, float64(s.Changes))
+		e.counter(mStoreConflicts, float64(s.Conflicts))
+		e.gauge(mStoreLastBatch, float64(s.LastBatch))
+		e.gauge(mStoreLastCommit, s.LastCommit)
+		e.gauge(mStoreDamaged, float64(s.Damaged))
+		e.gauge(mStoreConnections, float64(s.Connections))
+		e.gauge(mStorePending, float64(s.Pending))
+		e.gauge(mStoreJournal, float64(s.Journal))
+	}
+	for reason, n := range z.Refused.Payloads {
+		e.counter(mPayloadsRefused, float64(n), reason)
+	}
+	if z.Node == nil {
+		return
+	}
+	e.gauge(mNode, 1, z.Node.Name, z.Node.Region, z.Node.Zone, z.Node.State)
+	e.gauge(mMembers, float64(1+len(z.Members)))
+	e.gauge(mLinked, float64(z.Linked))
+	e.gauge(mNeeded, float64(z.Needed))
+	e.gauge(mClockOffset, z.Clock.Offset)
+	for reason, n := range z.Refused.Network {
+		e.counter(mGossipRefused, float64(n), reason)
+	}
+	e.counter(mRepairs, float64(z.Counters.RepairsEqual), "equal")
+	e.counter(mRepairs, float64(z.Counters.RepairsDone), "repaired")
+	e.counter(mStatesSent, float64(z.Counters.StatesSent))
+	e.counter(mFrames, float64(z.Counters.FramesSent), "sent")
+	e.counter(mFrames, float64(z.Counters.FramesReceived), "received")
+	e.counter(mFrameBytes, float64(z.Counters.BytesSent), "sent")
+	e.counter(mFrameBytes, float64(z.Counters.BytesReceived), "received")
+	e.counter(mFramesRefused, float64(z.Counters.Duplicates), "duplicate")
+	e.counter(mFramesRefused, float64(z.Counters.Gaps), "gap")
+	e.counter(mFramesRefused, float64(z.Counters.Malformed), "malformed")
+	e.counter(mItemsRefused, float64(z.Counters.Refused), "here")
+	e.counter(mItemsRefused, float64(z.Counters.RefusedByPeer), "by peer")
+	e.counter(mOverflows, float64(z.Counters.Overflows))
+	e.counter(mDropped, float64(z.Counters.Dropped))
+	for _, l := range z.Links {
+		e.gauge(mLinkUp, truth(l.Up), l.Peer)
+		e.gauge(mLinkRoundTrip, l.RoundTrip, l.Peer)
+		e.gauge(mLinkBacklogItems, float64(l.BacklogItems), l.Peer)
+		e.gauge(mLinkBacklogBytes, float64(l.BacklogBytes), l.Peer)
+		e.gauge(mLinkUnacked, float64(l.UnackedBytes), l.Peer)
+		e.gauge(mLinkNeedsSync, truth(l.NeedsSync), l.Peer)
+		e.gauge(mLinkClockOffset, l.ClockOffset, l.Peer)
+	}
+}
+
+// emitter emits values. That they have the labels of their descriptions, the test sees to.
+type emitter struct{ out chan<- prometheus.Metric }
+
+func (e emitter) gauge(d *prometheus.Desc, v float64, labels ...string) {
+	e.out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
+
+func (e emitter) counter(d *prometheus.Desc, v float64, labels ...string) {
+	e.out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// described are the metrics below.
+var described []*prometheus.Desc
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	d := prometheus.NewDesc("cartd_"+name, help, labels, nil)
+	described = append(described, d)
+	return d
+}
+
+var (
+	mReady = describe("ready", "Whether the node is ready, as /readyz says.")
+
+	mResident      = describe("carts_resident", "Carts in memory.")
+	mCartsMemory   = describe("carts_memory_bytes", "Estimate of the memory that carts take.")
+	mEvicted       = describe("carts_evicted_total", "Carts that left the memory for want of room.")
+	mUnsaved       = describe("carts_unsaved", "Carts of which the database lacks something that nodes hold.")
+	mOldestUnsaved = describe("oldest_unsaved_seconds", "Age of the oldest write that the database lacks.")
+	mFlushPause    = describe("flush_pause_seconds", "How long the database is not given what nodes hold.")
+	mHedges        = describe("hedges_total", "Writes that went to the database because peers were late.")
+
+	mStoreReachable   = describe("store_reachable", "Whether the store can be reached.")
+	mStoreOutages     = describe("store_outages_total", "How often the store became unreachable.")
+	mStoreCommits     = describe("store_commits_total", "Commits that succeeded.")
+	mStoreChanges     = describe("store_changes_total", "Changes of carts in commits that succeeded.")
+	mStoreConflicts   = describe("store_conflicts_total", "Rows that another node changed at the same time.")
+	mStoreLastBatch   = describe("store_last_commit_changes", "Changes in the last commit.")
+	mStoreLastCommit  = describe("store_last_commit_duration_seconds", "Duration of the last commit.")
+	mStoreDamaged     = describe("store_damaged_carts", "Stored carts that fail their checksum.")
+	mStoreConnections = describe("store_connections", "Connections to the database in use.")
+	mStorePending     = describe("store_pending_carts", "Carts whose snapshot is behind the journal.")
+	mStoreJournal     = describe("store_journal_bytes", "Size of the journal.")
+
+	mPayloadsRefused = describe("payloads_refused_total", "Changes from peers that were not taken, by reason.", "reason")
+
+	mNode        = describe("node_info", "This node; the value is 1.", "name", "region", "zone", "state")
+	mMembers     = describe("members", "Nodes of the region that are alive, this one included.")
+	mLinked      = describe("peers_linked", "Other nodes that can hold a write.")
+	mNeeded      = describe("peers_needed", "Other nodes that have to hold a write, where the database does not.")
+	mClockOffset = describe("clock_offset_seconds", "Median of what the clocks of peers are ahead of this one.")
+
+	mGossipRefused = describe("gossip_refused_total", "What came to the peer ports and was refused, by reason.", "reason")
+	mRepairs       = describe("repair_sessions_total", "Comparisons with a peer that ended, by what they found.", "outcome")
+	mStatesSent    = describe("repair_states_sent_total", "Whole carts sent to peers.")
+
+	mFrames        = describe("frames_total", "Frames on links.", "direction")
+	mFrameBytes    = describe("frame_bytes_total", "Bytes of frames on links.", "direction")
+	mFramesRefused = describe("frames_refused_total", "Frames that came and were not taken, by reason.", "reason")
+	mItemsRefused  = describe("items_refused_total", "Items of frames that were not held, by who refused.", "side")
+	mOverflows     = describe("outbox_overflows_total", "Times that what was to be done for a peer had no room.")
+	mDropped       = describe("outbox_dropped_total", "Items that were dropped for that, and left to repair.")
+
+	mLinkUp           = describe("link_up", "Whether the link with a peer is up.", "peer")
+	mLinkRoundTrip    = describe("link_round_trip_seconds", "Last round trip on the link.", "peer")
+	mLinkBacklogItems = describe("link_backlog_items", "Items that wait to be sent or acknowledged.", "peer")
+	mLinkBacklogBytes = describe("link_backlog_bytes", "Bytes that wait to be sent or acknowledged.", "peer")
+	mLinkUnacked      = describe("link_unacknowledged_bytes", "Bytes that were sent and are not acknowledged.", "peer")
+	mLinkNeedsSync    = describe("link_needs_sync", "Whether it is not known what the peer lacks.", "peer")
+	mLinkClockOffset  = describe("link_clock_offset_seconds", "How far the peer's clock is ahead of this one.", "peer")
+)
