@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"time"
@@ -40,6 +41,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+var errCrowd = errors.New("too many connections that prove nothing")
+
 // crowd are the connections that have proved nothing yet, a bounded number of them. Where there are
 // too many, the one that has been at it for longest gives way: the newest is as likely as any to be a
 // peer, and a peer needs milliseconds.
@@ -63,7 +66,7 @@ func (c *crowd) enter(conn net.Conn) {
 	c.mu.Unlock()
 	if oldest != nil {
 		c.refused(oldest)
-		oldest.Close() //nolint:errcheck // there is nobody to tell
+		_ = oldest.Close()
 	}
 }
 
@@ -78,13 +81,4 @@ func (c *crowd) leave(conn net.Conn) bool {
 		}
 	}
 	return false
-}
-
-// closeAll closes all of them.
-func (c *crowd) closeAll() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, conn := range c.conns {
-		conn.Close() //nolint:errcheck // there is nobody to tell
-	}
 }

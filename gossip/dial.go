@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"context"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -15,6 +16,7 @@ const steady = 5 * time.Second
 type dials struct {
 	// connect dials a member, runs the link and returns why it ended.
 	connect func(ctx context.Context, peer Member) error
+	logger  *slog.Logger
 	running sync.WaitGroup
 
 	mu    sync.Mutex
@@ -29,8 +31,8 @@ type dial struct {
 	err      error  // of the last attempt
 }
 
-func newDials(connect func(context.Context, Member) error) *dials {
-	return &dials{connect: connect, peers: make(map[uint64]*dial)}
+func newDials(connect func(context.Context, Member) error, logger *slog.Logger) *dials {
+	return &dials{connect: connect, logger: logger, peers: make(map[uint64]*dial)}
 }
 
 // keep makes peers those that there have to be links with, until the context ends. A link that is up
@@ -53,20 +55,26 @@ func (d *dials) keep(ctx context.Context, peers []Member) {
 
 // run dials a peer again and again while it is wanted.
 func (d *dials) run(ctx context.Context, start uint64) {
-	for pause := minRedial; ; pause = min(2*pause, maxRedial) {
+	pause := minRedial
+	for {
 		peer, wanted := d.next(start)
 		if !wanted || ctx.Err() != nil {
 			return
 		}
 		began := time.Now()
 		err := d.connect(ctx, peer)
-		if time.Since(began) >= steady {
+		if ctx.Err() != nil {
+			return
+		}
+		fresh := time.Since(began) >= steady
+		if fresh {
 			pause = minRedial
 		}
-		d.note(start, err, pause == minRedial)
+		d.note(start, err, fresh)
 		if !sleep(ctx, pause/2+rand.N(pause)) {
 			return
 		}
+		pause = min(2*pause, maxRedial)
 	}
 }
 
@@ -80,15 +88,20 @@ func (d *dials) next(start uint64) (peer Member, wanted bool) {
 	return p.Member, p.wanted
 }
 
-func (d *dials) note(start uint64, err error, first bool) {
+// note takes why a connection could not be made, or ended; a fresh one after it had been steady.
+func (d *dials) note(start uint64, err error, fresh bool) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	p := d.peers[start]
-	if first {
+	if fresh {
 		p.failures = 0
 	}
 	p.failures++
 	p.err = err
+	name, failures := p.Name, p.failures
+	d.mu.Unlock()
+	if failures == 1 {
+		d.logger.Info("gossip: dialling", "peer", name, "error", err)
+	}
 }
 
 // last returns how often the last attempts to dial a peer failed, and why.

@@ -192,9 +192,9 @@ func newLinks(id *credentials, core *Core, find func(Member) (Member, error), re
 
 // dialled runs a link on a connection with the process of start id peer, and returns why it ended.
 func (ls *links) dialled(ctx context.Context, raw net.Conn, ours hello, peer uint64) error {
-	defer raw.Close()
+	defer func() { _ = raw.Close() }()
 	conn := tls.Client(raw, ls.id.client(peer))
-	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
 	theirs, wire, err := ls.introduce(ctx, conn, ours)
 	if err != nil && ctx.Err() == nil {
 		ls.refuse(raw, err)
@@ -207,9 +207,9 @@ func (ls *links) dialled(ctx context.Context, raw net.Conn, ours hello, peer uin
 
 // accepted runs a link on a connection that came, if it is a peer's.
 func (ls *links) accepted(ctx context.Context, raw net.Conn, ours hello) {
-	defer raw.Close()
+	defer func() { _ = raw.Close() }()
 	conn := tls.Server(raw, ls.id.server())
-	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
 	theirs, wire, err := ls.introduce(ctx, conn, ours)
 	if !ls.crowd.leave(raw) {
 		return // closed, and counted

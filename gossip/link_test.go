@@ -41,9 +41,17 @@ func (c caller) lax(conn net.Conn) *tls.Conn {
 // greet shakes hands and exchanges hellos.
 func (c caller) greet(conn net.Conn) *tls.Conn {
 	tls := c.lax(conn)
-	exchangeHello(tls, c.hello)
+	_, _ = exchangeHello(tls, c.hello)
 	return tls
 }
+
+// A caller who is refused meets errors, which are of no interest.
+
+func say(w io.Writer, b []byte) { _, _ = w.Write(b) }
+
+func hear(r io.Reader) { _, _ = io.Copy(io.Discard, r) }
+
+func shake(conn *tls.Conn) { _ = conn.Handshake() }
 
 // frameOf returns a frame of a body.
 func frameOf(body []byte) []byte {
@@ -58,42 +66,42 @@ func TestBadInputAtTheLinkPort(t *testing.T) {
 		do   func(t *testing.T, conn net.Conn)
 	}{
 		{"plaintext", linkPlaintext, func(_ *testing.T, conn net.Conn) {
-			io.WriteString(conn, "GET / HTTP/1.1\r\nHost: cartd\r\n\r\n")
+			say(conn, []byte("GET / HTTP/1.1\r\nHost: cartd\r\n\r\n"))
 		}},
 		{"a frame in plaintext", linkPlaintext, func(t *testing.T, conn net.Conn) {
-			conn.Write(frameOf(appendHello(nil, good(t).hello)))
+			say(conn, frameOf(appendHello(nil, good(t).hello)))
 		}},
 		{"TLS 1.2", linkHandshake, func(t *testing.T, conn net.Conn) {
 			config := good(t).config()
 			config.InsecureSkipVerify, config.MinVersion, config.MaxVersion = true, tls.VersionTLS12, tls.VersionTLS12
-			tls.Client(conn, config).Handshake()
+			shake(tls.Client(conn, config))
 		}},
 		{"no certificate", linkHandshake, func(_ *testing.T, conn net.Conn) {
-			io.ReadAll(tls.Client(conn, &tls.Config{InsecureSkipVerify: true}))
+			hear(tls.Client(conn, &tls.Config{InsecureSkipVerify: true}))
 		}},
 		{"certificate of another key", linkCertificate, func(t *testing.T, conn net.Conn) {
 			newCaller(t, GenerateKey(), 7).greet(conn)
 		}},
 		{"trust in another key", linkCertificate, func(t *testing.T, conn net.Conn) {
-			tls.Client(conn, newCaller(t, GenerateKey(), 7).client(1<<63)).Handshake()
+			shake(tls.Client(conn, newCaller(t, GenerateKey(), 7).client(1<<63)))
 		}},
-		{"nothing", linkSilent, func(_ *testing.T, conn net.Conn) { io.ReadAll(conn) }},
-		{"end", linkSilent, func(_ *testing.T, conn net.Conn) {}},
+		{"nothing", linkSilent, func(_ *testing.T, conn net.Conn) { hear(conn) }},
+		{"end", linkSilent, func(*testing.T, net.Conn) {}},
 		{"half a handshake", linkSilent, func(_ *testing.T, conn net.Conn) {
-			conn.Write([]byte{22, 3, 1, 2, 0, 1})
-			io.ReadAll(conn)
+			say(conn, []byte{22, 3, 1, 2, 0, 1})
+			hear(conn)
 		}},
-		{"no hello", linkSilent, func(t *testing.T, conn net.Conn) { io.ReadAll(good(t).lax(conn)) }},
+		{"no hello", linkSilent, func(t *testing.T, conn net.Conn) { hear(good(t).lax(conn)) }},
 		{"half a hello", linkSilent, func(t *testing.T, conn net.Conn) {
 			tls := good(t).lax(conn)
-			tls.Write([]byte{0, 0, 0, 99, 1})
-			io.ReadAll(tls)
+			say(tls, []byte{0, 0, 0, 99, 1})
+			hear(tls)
 		}},
 		{"a long hello", linkHello, func(t *testing.T, conn net.Conn) {
-			good(t).lax(conn).Write([]byte{0, 0, 0xff, 0xff})
+			say(good(t).lax(conn), []byte{0, 0, 0xff, 0xff})
 		}},
 		{"garbage for a hello", linkHello, func(t *testing.T, conn net.Conn) {
-			good(t).lax(conn).Write(frameOf([]byte("garbage")))
+			say(good(t).lax(conn), frameOf([]byte("garbage")))
 		}},
 		{"another label", linkLabel, func(t *testing.T, conn net.Conn) {
 			c := good(t)
@@ -119,22 +127,22 @@ func TestBadInputAtTheLinkPort(t *testing.T) {
 			newCaller(t, testKey, 1<<64-1).greet(conn)
 		}},
 		{"oversized frame", frameSize, func(t *testing.T, conn net.Conn) {
-			good(t).greet(conn).Write(binary.BigEndian.AppendUint32(nil, MaxFrame+1))
+			say(good(t).greet(conn), binary.BigEndian.AppendUint32(nil, MaxFrame+1))
 		}},
 		{"the largest length", frameSize, func(t *testing.T, conn net.Conn) {
-			good(t).greet(conn).Write([]byte{0xff, 0xff, 0xff, 0xff})
+			say(good(t).greet(conn), []byte{0xff, 0xff, 0xff, 0xff})
 		}},
 		{"empty frame", frameSize, func(t *testing.T, conn net.Conn) {
-			good(t).greet(conn).Write([]byte{0, 0, 0, 0})
+			say(good(t).greet(conn), []byte{0, 0, 0, 0})
 		}},
 		{"truncated frame", frameTruncated, func(t *testing.T, conn net.Conn) {
-			good(t).greet(conn).Write([]byte{0, 0, 0, 9, 1})
+			say(good(t).greet(conn), []byte{0, 0, 0, 9, 1})
 		}},
 		{"garbage for a frame", frameMalformed, func(t *testing.T, conn net.Conn) {
-			good(t).greet(conn).Write(frameOf([]byte("garbage")))
+			say(good(t).greet(conn), frameOf([]byte("garbage")))
 		}},
 		{"a frame cut short", frameMalformed, func(t *testing.T, conn net.Conn) {
-			good(t).greet(conn).Write(frameOf([]byte{1}))
+			say(good(t).greet(conn), frameOf([]byte{1}))
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -156,6 +164,7 @@ func TestBadInputAtTheLinkPort(t *testing.T) {
 				if d := time.Since(began); d > proofTime {
 					t.Errorf("it took %v", d)
 				}
+				synctest.Wait()
 				conn.Close()
 				time.Sleep(time.Second)
 				for why, n := range target.Status().Refused {
@@ -241,6 +250,7 @@ func heap() uint64 {
 
 // A peer that does not read holds neither a goroutine nor the node's Stop.
 func TestPeerThatDoesNotRead(t *testing.T) {
+	t.Parallel()
 	a := start(t, Options{Member: Member{Start: 1 << 63}})
 	conn, err := net.Dial("tcp", a.Status().Self.LinkAddr)
 	if err != nil {
@@ -267,7 +277,7 @@ func TestRightKeyWrongProcess(t *testing.T) {
 		server, client := newCaller(t, testKey, 8), newCaller(t, testKey, 7)
 		go func() {
 			defer there.Close()
-			tls.Server(there, server.server()).Handshake()
+			shake(tls.Server(there, server.server()))
 		}()
 		defer here.Close()
 		err = tls.Client(here, client.client(9)).Handshake()

@@ -28,11 +28,12 @@ type members struct {
 	refused *refusals
 	changed chan struct{} // receives when others may have changed
 
-	mu     sync.Mutex
-	self   Member
-	others map[string]Member // those alive, by name
-	rejoin *Rejoin
-	list   *memberlist.Memberlist // nil before start and after stop
+	mu      sync.Mutex
+	self    Member
+	others  map[string]Member // those alive, by name
+	rejoin  *Rejoin
+	list    *memberlist.Memberlist // nil before start and after stop
+	stopped bool
 
 	telling sync.Mutex // held while this process tells of itself
 }
@@ -100,7 +101,7 @@ func (m *members) leave(ctx context.Context) error {
 func (m *members) stop() error {
 	m.mu.Lock()
 	list := m.list
-	m.list = nil
+	m.list, m.stopped = nil, true
 	clear(m.others)
 	m.mu.Unlock()
 	if list == nil {
@@ -238,7 +239,7 @@ func resolve(ctx context.Context, addr string) (resolved []netip.AddrPort, err e
 func (m *members) NodeMeta(int) []byte {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return appendMetadata(nil, m.self)
+	return encodeMetadata(m.self)
 }
 
 // NotifyMsg ignores messages: there are links for them. So do the next three methods.
@@ -291,7 +292,7 @@ func (m *members) learn(n *memberlist.Node, joined bool) {
 	other, err := decodeMetadata(n.Name, n.Address(), n.Meta)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err != nil || other.Name == m.self.Name {
+	if err != nil || other.Name == m.self.Name || m.stopped {
 		return
 	}
 	m.others[other.Name] = other
@@ -311,7 +312,11 @@ func (m *members) NotifyLeave(n *memberlist.Node) {
 		return
 	}
 	delete(m.others, n.Name)
-	m.rejoin.Lost(other.GossipAddr, time.Now())
+	if other.State == Draining {
+		m.rejoin.Left(other.GossipAddr)
+	} else {
+		m.rejoin.Lost(other.GossipAddr, time.Now())
+	}
 	m.logger.Info("gossip: member left or failed", "peer", other.Name, "zone", other.Zone)
 	m.signal()
 }

@@ -186,8 +186,8 @@ func (c *memoryConn) Close() error {
 	c.network.mu.Lock()
 	delete(c.network.conns, c)
 	c.network.mu.Unlock()
-	c.Conn.SetWriteDeadline(time.Now().Add(time.Second)) // the reader may not be there
-	return c.Conn.SetReadDeadline(time.Unix(1, 0))
+	write := c.Conn.SetWriteDeadline(time.Now().Add(time.Second)) // the reader may not be there
+	return errors.Join(write, c.Conn.SetReadDeadline(time.Unix(1, 0)))
 }
 
 // sever closes the connection and loses what is pending.

@@ -19,9 +19,9 @@ const (
 // metadataFields is the number of fields of metadata; a later version may add some at the end.
 const metadataFields = 8
 
-// appendMetadata appends what memberlist carries of a member beside its name and its gossip address.
-func appendMetadata(b []byte, m Member) []byte {
-	b = appendArray(b, metadataFields)
+// encodeMetadata returns what memberlist carries of a member beside its name and its gossip address.
+func encodeMetadata(m Member) []byte {
+	b := appendArray(nil, metadataFields)
 	b = appendUint(b, m.Start)
 	b = appendString(b, m.Region)
 	b = appendString(b, m.Zone)

@@ -27,7 +27,7 @@ func testMember() Member {
 
 func TestMetadata(t *testing.T) {
 	m := testMember()
-	b := appendMetadata(nil, m)
+	b := encodeMetadata(m)
 	if len(b) > maxMetadata {
 		t.Fatalf("%d bytes", len(b))
 	}
@@ -47,7 +47,7 @@ func TestMetadata(t *testing.T) {
 func TestMetadataOfLaterVersions(t *testing.T) {
 	m := testMember()
 	m.APIAddr = ""
-	b := appendMetadata(nil, m)
+	b := encodeMetadata(m)
 	b[0]++ // one field more
 	b = appendString(b, "what this version does not know")
 	if got, err := decodeMetadata(m.Name, m.GossipAddr, b); err != nil || got != m {
@@ -128,13 +128,13 @@ func TestHelloAgrees(t *testing.T) {
 
 func FuzzMetadata(f *testing.F) {
 	m := testMember()
-	f.Add(appendMetadata(nil, m))
+	f.Add(encodeMetadata(m))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		got, err := decodeMetadata(m.Name, m.GossipAddr, b)
 		if err != nil {
 			return
 		}
-		if again, err := decodeMetadata(m.Name, m.GossipAddr, appendMetadata(nil, got)); err != nil || again != got {
+		if again, err := decodeMetadata(m.Name, m.GossipAddr, encodeMetadata(got)); err != nil || again != got {
 			t.Errorf("%v\n%+v\n%+v", err, got, again)
 		}
 	})

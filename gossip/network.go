@@ -34,6 +34,10 @@ func (internet) Dial(ctx context.Context, addr string) (net.Conn, error) {
 }
 
 func (internet) Gossip(ctx context.Context, o Options, refused *refusals) (memberlist.NodeAwareTransport, netip.AddrPort, error) {
+	gate, err := newGate(o.Key.derive(gossipUse), o.Label)
+	if err != nil {
+		return nil, netip.AddrPort{}, err
+	}
 	tcp, udp, err := listenBoth(o.GossipListen)
 	if err != nil {
 		return nil, netip.AddrPort{}, err
@@ -42,8 +46,7 @@ func (internet) Gossip(ctx context.Context, o Options, refused *refusals) (membe
 	if err != nil {
 		return nil, netip.AddrPort{}, errors.Join(err, tcp.Close(), udp.Close())
 	}
-	t, err := newTransport(tcp, udp, addr, o.Key.derive(gossipUse), o.Label, refused)
-	return t, addr, err
+	return newTransport(tcp, udp, addr, gate, refused), addr, nil
 }
 
 // advertise returns the address that others reach a listener at: that of the host, which may be empty;

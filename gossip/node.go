@@ -56,7 +56,7 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	for o.Member.Start == 0 {
 		var b [8]byte
-		crand.Read(b[:]) //nolint:errcheck // it never fails
+		crand.Read(b[:])
 		o.Member.Start = binary.BigEndian.Uint64(b[:])
 	}
 	o.Member.MinWire, o.Member.MaxWire = MinWire, MaxWire
@@ -130,7 +130,7 @@ func New(o Options) (*Node, error) {
 		Logger:   o.Logger,
 	})
 	n.links = newLinks(n.id, n.core, n.members.find, n.refused, o.Logger)
-	n.dials = newDials(n.dial)
+	n.dials = newDials(n.dial, o.Logger)
 	return n, nil
 }
 
@@ -145,10 +145,10 @@ func (n *Node) Start(ctx context.Context) (err error) {
 		}
 		n.cancel()
 		if n.listener != nil {
-			n.listener.Close() //nolint:errcheck // it has done nothing yet
+			_ = n.listener.Close() // it has done nothing yet
 		}
 		if transport != nil {
-			transport.Shutdown() //nolint:errcheck // so has it
+			_ = transport.Shutdown() // so has it
 		}
 	}()
 	if n.listener, err = n.o.network.Listen(ctx, n.o.LinkListen); err != nil {

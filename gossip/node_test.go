@@ -156,7 +156,7 @@ func start(t testing.TB, o Options) testNode {
 	if err := n.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { n.Stop(context.Background()) })
+	t.Cleanup(func() { _ = n.Stop(context.Background()) })
 	return testNode{n, w}
 }
 
@@ -338,7 +338,7 @@ func TestStartRefuses(t *testing.T) {
 		n, err := New(o)
 		if err == nil {
 			if err = n.Start(t.Context()); err == nil {
-				n.Stop(t.Context())
+				_ = n.Stop(t.Context())
 			}
 		}
 		var listen *ListenError
@@ -457,7 +457,7 @@ func TestConflicts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer double.Shutdown()
+		defer func() { _ = double.Shutdown() }()
 		if _, err := double.Join([]string{hosts[0] + ":7946"}); err != nil {
 			t.Fatal(err)
 		}

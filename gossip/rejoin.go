@@ -49,13 +49,17 @@ func (r *Rejoin) Alive(addr string) {
 	r.pause = rejoinEvery
 }
 
+// Left tells that a process that was alive has gone for good, as it said.
+func (r *Rejoin) Left(addr string) {
+	if r.alive[addr]--; r.alive[addr] <= 0 {
+		delete(r.alive, addr)
+	}
+}
+
 // Lost tells that a process that was alive is no more.
 func (r *Rejoin) Lost(addr string, now time.Time) {
-	if r.alive[addr]--; r.alive[addr] > 0 {
-		return
-	}
-	delete(r.alive, addr)
-	if addr == r.self {
+	r.Left(addr)
+	if !r.Missing(addr) {
 		return
 	}
 	r.lost[addr] = now
@@ -85,20 +89,25 @@ func (r *Rejoin) Due(now time.Time) (addrs []string) {
 	r.pause = min(2*r.pause, rejoinEvery)
 	r.next = now.Add(pause*9/10 + time.Duration(r.rand.Int64N(int64(pause/5)))) // nodes cut off together do not call together
 
-	for addr, at := range r.lost {
-		if now.Sub(at) >= lostFor {
-			delete(r.lost, addr)
-			continue
-		}
-		addrs = append(addrs, addr)
-	}
-	slices.SortFunc(addrs, func(a, b string) int {
-		return cmp.Or(r.lost[b].Compare(r.lost[a]), cmp.Compare(a, b)) // the last first
-	})
 	for _, seed := range r.seeds {
-		if r.Missing(seed) && !slices.Contains(addrs, seed) {
+		if r.Missing(seed) {
 			addrs = append(addrs, seed)
 		}
 	}
+	return append(addrs, r.recent(now)...)
+}
+
+// recent returns the lost ones that are no seeds, the last first, and forgets those of a day ago.
+func (r *Rejoin) recent(now time.Time) (addrs []string) {
+	for addr, at := range r.lost {
+		if now.Sub(at) >= lostFor {
+			delete(r.lost, addr)
+		} else if !slices.Contains(r.seeds, addr) {
+			addrs = append(addrs, addr)
+		}
+	}
+	slices.SortFunc(addrs, func(a, b string) int {
+		return cmp.Or(r.lost[b].Compare(r.lost[a]), cmp.Compare(a, b))
+	})
 	return addrs
 }

@@ -100,6 +100,14 @@ func TestRejoinReplacement(t *testing.T) {
 	if !r.Missing("10.0.0.2:7946") {
 		t.Error("not missing")
 	}
+	if got := r.Due(day.Add(time.Minute)); !slices.Equal(got, []string{"10.0.0.2:7946"}) {
+		t.Errorf("%v", got)
+	}
+	r.Alive("10.0.0.2:7946")
+	r.Left("10.0.0.2:7946")
+	if !r.Missing("10.0.0.2:7946") || r.Due(day.Add(time.Hour)) != nil {
+		t.Error("calls one that has left")
+	}
 	if r.Missing("10.0.0.1:7946") {
 		t.Error("misses itself")
 	}

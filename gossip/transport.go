@@ -3,11 +3,7 @@ package gossip
 import (
 	"bytes"
 	"context"
-	"crypto/aes"
-	"crypto/cipher"
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -17,30 +13,14 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-const (
-	// maxStream is the bytes of a message on a stream: the states of some 1,500 members.
-	maxStream = 1 << 20
-	// maxStreams is the number of streams that may be at their first message.
-	maxStreams = 32
-)
-
-// What memberlist puts before its messages.
-const (
-	labelMark      = 244 // then the length of the label, a byte, and the label
-	encryptedMark  = 10  // on a stream: then the length of what is encrypted, 4 bytes
-	compressedMark = 9   // no node of this cluster compresses, and 30 KB can become 40 MB
-	checkedMark    = 12  // then a checksum, 4 bytes, and a message
-	checkedHead    = 5
-	sealHeader     = 13 // the version of the encryption, at most 1, and the nonce
-	maxSeal        = 1
-)
+// maxStreams is the number of streams that may be at their first message.
+const maxStreams = 32
 
 // transport is the gossip port: the datagrams and the streams of memberlist. Nothing reaches
 // memberlist that was not encrypted with the key and under the label of the cluster, so that what it
 // allocates, decodes and logs, peers alone decide. It decrypts again what was found good here.
 type transport struct {
-	label   string
-	aead    cipher.AEAD
+	gate    *gate
 	refused *refusals
 	address netip.AddrPort // to advertise
 
@@ -61,18 +41,9 @@ type transport struct {
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
 
 // newTransport takes over the listeners, which others reach at address.
-func newTransport(tcp *net.TCPListener, udp *net.UDPConn, address netip.AddrPort, secret []byte, label string, refused *refusals) (*transport, error) {
-	block, err := aes.NewCipher(secret)
-	if err != nil {
-		return nil, err
-	}
-	aead, err := cipher.NewGCM(block)
-	if err != nil {
-		return nil, err
-	}
+func newTransport(tcp *net.TCPListener, udp *net.UDPConn, address netip.AddrPort, gate *gate, refused *refusals) *transport {
 	t := &transport{
-		label:   label,
-		aead:    aead,
+		gate:    gate,
 		refused: refused,
 		address: address,
 		udp:     udp,
@@ -84,11 +55,11 @@ func newTransport(tcp *net.TCPListener, udp *net.UDPConn, address netip.AddrPort
 	t.crowd = crowd{most: maxStreams, refused: func(conn net.Conn) {
 		refused.add(gossipCrowd, conn.RemoteAddr().String(), errCrowd)
 	}}
-	udp.SetReadBuffer(2 << 20) //nolint:errcheck // as much as the system grants
+	_ = udp.SetReadBuffer(2 << 20) // as much as the system grants
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.running.Go(t.receive)
 	t.running.Go(func() { acceptAll(t.ctx, t.tcp, t.accept) })
-	return t, nil
+	return t
 }
 
 // listenBoth listens on one port of TCP and UDP. Where it may be any, one that is free for the one may be
@@ -108,26 +79,17 @@ func listenBoth(listen string) (*net.TCPListener, *net.UDPConn, error) {
 		if err == nil {
 			return tcp, udp, nil
 		}
-		tcp.Close() //nolint:errcheck // it has done nothing yet
+		_ = tcp.Close() // it has done nothing yet
 		if addr.Port != 0 || try == 10 {
 			return nil, nil, err
 		}
 	}
 }
 
-var (
-	errCompressed = errors.New("compressed")
-	errCrowd      = errors.New("too many connections that prove nothing")
-	errKey        = errors.New("another key")
-	errPlaintext  = errors.New("not encrypted")
-	errSize       = errors.New("too long")
-)
-
 // receive hands the datagrams to memberlist.
 func (t *transport) receive() {
 	const most = 64 << 10
 	b := make([]byte, most)
-	var clear []byte
 	for {
 		n, from, err := t.udp.ReadFromUDPAddrPort(b)
 		at := time.Now()
@@ -137,8 +99,8 @@ func (t *transport) receive() {
 			}
 			continue
 		}
-		if clear, err = t.checkPacket(clear[:0], b[:n]); err != nil {
-			t.refuse(from.String(), err)
+		if err := t.gate.checkPacket(b[:n]); err != nil {
+			t.refused.add(refusalOf(err), from.String(), err)
 			continue
 		}
 		packet := &memberlist.Packet{Buf: bytes.Clone(b[:n]), From: net.UDPAddrFromAddrPort(from), Timestamp: at}
@@ -148,50 +110,6 @@ func (t *transport) receive() {
 			return
 		}
 	}
-}
-
-// checkPacket decrypts a datagram onto b, or returns why there is nothing to decrypt.
-func (t *transport) checkPacket(b, packet []byte) ([]byte, error) {
-	head := 2 + len(t.label)
-	if len(packet) < head || packet[0] != labelMark || string(packet[2:head]) != t.label || int(packet[1]) != len(t.label) {
-		return b, errLabel
-	}
-	return t.decrypt(b, packet[head:], packet[2:head])
-}
-
-// decrypt opens onto b what memberlist sealed.
-func (t *transport) decrypt(b, sealed, additional []byte) ([]byte, error) {
-	if len(sealed) < sealHeader+t.aead.Overhead() || sealed[0] > maxSeal {
-		return b, errPlaintext
-	}
-	clear, err := t.aead.Open(b, sealed[1:sealHeader], sealed[sealHeader:], additional)
-	if err != nil {
-		return b, errKey
-	}
-	switch message := clear[len(b):]; {
-	case len(message) == 0:
-		return b, ErrMalformed // memberlist looks at the first byte unasked
-	case message[0] == compressedMark, message[0] == checkedMark && len(message) > checkedHead && message[checkedHead] == compressedMark:
-		return b, errCompressed
-	}
-	return clear, nil
-}
-
-func (t *transport) refuse(from string, err error) {
-	why := gossipSilent
-	switch {
-	case errors.Is(err, errLabel):
-		why = gossipLabel
-	case errors.Is(err, errPlaintext):
-		why = gossipPlaintext
-	case errors.Is(err, errKey), errors.Is(err, ErrMalformed):
-		why = gossipKey
-	case errors.Is(err, errSize):
-		why = gossipSize
-	case errors.Is(err, errCompressed):
-		why = gossipCompressed
-	}
-	t.refused.add(why, from, err)
 }
 
 // accept hands a stream to memberlist, once its first message is there and good. A stream has one message each way.
@@ -204,63 +122,24 @@ func (t *transport) accept(conn net.Conn) {
 	t.running.Go(func() {
 		err := s.SetDeadline(time.Now().Add(proofTime))
 		if err == nil {
-			s.unread, err = t.readStream(conn)
+			s.unread, err = t.gate.readStream(conn)
 		}
 		if !t.crowd.leave(s) {
 			return // closed, and counted
 		}
 		if err != nil {
 			if t.ctx.Err() == nil {
-				t.refuse(conn.RemoteAddr().String(), err)
+				t.refused.add(refusalOf(err), conn.RemoteAddr().String(), err)
 			}
-			s.Close() //nolint:errcheck // there is nobody to tell
+			_ = s.Close()
 			return
 		}
 		select {
 		case t.streams <- s:
 		case <-t.ctx.Done():
-			s.Close() //nolint:errcheck // there is nobody to tell
+			_ = s.Close()
 		}
 	})
-}
-
-// readStream returns the label and the message of a stream as they came, when they are good.
-func (t *transport) readStream(conn io.Reader) ([]byte, error) {
-	var b bytes.Buffer
-	label := 2 + len(t.label)
-	if err := readMore(&b, conn, label); err != nil {
-		return nil, err
-	}
-	if head := b.Bytes(); head[0] != labelMark || int(head[1]) != len(t.label) || string(head[2:]) != t.label {
-		return nil, errLabel
-	}
-	if err := readMore(&b, conn, 1); err != nil {
-		return nil, err
-	}
-	if b.Bytes()[label] != encryptedMark {
-		return nil, errPlaintext
-	}
-	if err := readMore(&b, conn, 4); err != nil {
-		return nil, err
-	}
-	n := binary.BigEndian.Uint32(b.Bytes()[label+1:])
-	if n > maxStream {
-		return nil, fmt.Errorf("%w: %d bytes, of %d at most", errSize, n, maxStream)
-	}
-	if err := readMore(&b, conn, int(n)); err != nil { // what is there, not what is announced, takes memory
-		return nil, err
-	}
-	head := b.Bytes()[:label+5]
-	additional := append(bytes.Clone(head[label:]), t.label...)
-	if _, err := t.decrypt(nil, b.Bytes()[label+5:], additional); err != nil {
-		return nil, err
-	}
-	return b.Bytes(), nil
-}
-
-func readMore(b *bytes.Buffer, conn io.Reader, n int) error {
-	_, err := io.CopyN(b, conn, int64(n))
-	return err
 }
 
 // track adds a stream to those that Shutdown closes, or closes it after Shutdown.
@@ -268,7 +147,7 @@ func (t *transport) track(s *stream) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.open == nil {
-		s.Conn.Close() //nolint:errcheck // there is nobody to tell
+		_ = s.Conn.Close()
 		return false
 	}
 	t.open[s] = struct{}{}
@@ -358,7 +237,7 @@ func (t *transport) Shutdown() error {
 	t.open = nil
 	t.mu.Unlock()
 	for s := range open {
-		s.Conn.Close() //nolint:errcheck // there is nobody to tell
+		_ = s.Conn.Close()
 	}
 	t.running.Wait()
 	return err

@@ -50,7 +50,9 @@ func bomb(size int) []byte {
 	w := lzw.NewWriter(&b, lzw.LSB, 8)
 	zeros := make([]byte, 1<<20)
 	for ; size > 0; size -= len(zeros) {
-		w.Write(zeros)
+		if _, err := w.Write(zeros); err != nil {
+			panic(err)
+		}
 	}
 	w.Close()
 	body, err := msgpack.Marshal(map[string]any{"Algo": uint8(0), "Buf": b.Bytes()})
@@ -111,10 +113,10 @@ func TestBadInputAtTheGossipPort(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				conn.Write(tt.bytes) // it may be refused before all is sent
+				say(conn, tt.bytes) // it may be refused before all is sent
 				if tcp, ok := conn.(*net.TCPConn); ok {
-					tcp.CloseWrite()
-					io.Copy(io.Discard, conn)
+					_ = tcp.CloseWrite()
+					hear(conn)
 				}
 				conn.Close()
 				await(t, "a refusal", func() bool { return a.Status().Refused[string(tt.why)] == before+i+1 })
@@ -184,4 +186,27 @@ func TestSilentStream(t *testing.T) {
 	if err := a.Stop(ctx); err != nil {
 		t.Error(err)
 	}
+}
+
+// Whoever lacks the key gets nothing past the gate, and into no panic.
+func FuzzGate(f *testing.F) {
+	g, err := newGate(testKey.derive(gossipUse), "cartd")
+	if err != nil {
+		f.Fatal(err)
+	}
+	sealed := labelled("cartd", seal(GenerateKey(), []byte("ping"), []byte("cartd")))
+	f.Add(sealed)
+	f.Add(streamOf(GenerateKey(), "cartd", []byte("ping")))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		before := bytes.Clone(b)
+		if g.checkPacket(b) == nil {
+			t.Error("a forged datagram")
+		}
+		if _, err := g.readStream(bytes.NewReader(b)); err == nil {
+			t.Error("a forged stream")
+		}
+		if !bytes.Equal(b, before) {
+			t.Error("changed")
+		}
+	})
 }

@@ -28,13 +28,6 @@ func appendUint(b []byte, n uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(b, msgpcode.Uint64), n)
 }
 
-func appendInt(b []byte, n int64) []byte {
-	if n >= 0 {
-		return appendUint(b, uint64(n))
-	}
-	return binary.BigEndian.AppendUint64(append(b, msgpcode.Int64), uint64(n))
-}
-
 func appendBool(b []byte, v bool) []byte {
 	if v {
 		return append(b, msgpcode.True)
@@ -138,19 +131,6 @@ func (r *reader) uint() uint64 {
 	return 0
 }
 
-func (r *reader) int() int64 {
-	if len(r.b) > 0 && r.b[0] == msgpcode.Int64 {
-		r.b = r.b[1:]
-		return int64(r.bigEndian(8))
-	}
-	n := r.uint()
-	if n > 1<<63-1 {
-		r.fail("a number of %d", n)
-		return 0
-	}
-	return int64(n)
-}
-
 func (r *reader) bool() bool {
 	switch c := r.code(); c {
 	case msgpcode.True:
@@ -184,32 +164,32 @@ func (r *reader) array(size int) int {
 	return int(n)
 }
 
-// bytes returns max bytes at most, which are shared with b.
-func (r *reader) bytes(max int) []byte {
+// bytes returns most bytes at most, which are shared with b.
+func (r *reader) bytes(most int) []byte {
 	c := r.code()
 	if c < msgpcode.Bin8 || c > msgpcode.Bin32 {
 		r.fail("%#x for bytes", c)
 		return nil
 	}
-	return r.limited(r.bigEndian(1<<(c-msgpcode.Bin8)), max)
+	return r.limited(r.bigEndian(1<<(c-msgpcode.Bin8)), most)
 }
 
-// text returns a string of max bytes at most.
-func (r *reader) text(max int) string {
+// text returns a string of most bytes at most.
+func (r *reader) text(most int) string {
 	switch c := r.code(); {
 	case msgpcode.IsFixedString(c):
-		return string(r.limited(uint64(c&msgpcode.FixedStrMask), max))
+		return string(r.limited(uint64(c&msgpcode.FixedStrMask), most))
 	case c >= msgpcode.Str8 && c <= msgpcode.Str32:
-		return string(r.limited(r.bigEndian(1<<(c-msgpcode.Str8)), max))
+		return string(r.limited(r.bigEndian(1<<(c-msgpcode.Str8)), most))
 	default:
 		r.fail("%#x for a string", c)
 		return ""
 	}
 }
 
-func (r *reader) limited(n uint64, max int) []byte {
-	if n > uint64(max) {
-		r.fail("%d bytes, of %d at most", n, max)
+func (r *reader) limited(n uint64, most int) []byte {
+	if n > uint64(most) {
+		r.fail("%d bytes, of %d at most", n, most)
 		return nil
 	}
 	return r.take(int(n))
