@@ -60,13 +60,13 @@ type Core struct {
 // peer is another process of the region, from when it is a member or has a link until forgetAfter
 // after it is and has neither. Its outbox is filled all that time.
 type peer struct {
-	start   uint64    // never changes; the mutex guards everything else
-	who     Member    // as SetMembers or Up told last
-	member  bool      // as SetMembers told last
-	left    time.Time // when it ceased to be a member, or its link went down after that
-	up      bool      // its link is
-	met     bool      // its link was up once
-	session uint64    // counts the links; what began under another one has no business here
+	start  uint64    // never changes; the mutex guards everything else
+	who    Member    // as SetMembers or Up told last
+	member bool      // as SetMembers told last
+	left   time.Time // when it ceased to be a member, or its link went down after that
+	up     bool      // its link is
+	met    bool      // its link was up once
+	link   uint64    // counts the links; what began on another one has no business here
 
 	out  outbox
 	in   inbox
@@ -184,13 +184,12 @@ func (c *Core) Up(m Member, wire uint64) error {
 	}
 	now := c.o.Now()
 	p.up = true
-	p.session++
+	p.link++
 	p.in = inbox{}
 	p.heard, p.exchanged, p.beatAt, p.unechoed = now, now, now, time.Time{}
 	p.clock, p.echo = 0, 0
 	if !p.met {
-		p.met = true
-		c.needSync(p)
+		p.met, p.needsSync = true, true
 	}
 	c.replace()
 	c.compareSoon(p, now)
@@ -217,7 +216,7 @@ func (c *Core) Down(start uint64, why error) {
 // down returns the fetches that are over by it. The mutex is held.
 func (c *Core) down(p *peer, why error) answers {
 	p.up = false
-	p.session++
+	p.link++
 	p.left = c.o.Now()
 	if why != nil {
 		p.lastErr = why.Error()

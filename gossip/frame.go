@@ -118,6 +118,9 @@ const (
 	kinds // one more than the last
 )
 
+// lasting reports whether an item has a meaning on the next link too.
+func (k kind) lasting() bool { return k <= kindPart }
+
 // fields says which of its fields an item has on the wire.
 type fields uint8
 

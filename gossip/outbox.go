@@ -214,11 +214,20 @@ func (o *outbox) oldest() (at time.Time, found bool) {
 	return o.frames.at(0).at, true
 }
 
-// rewind makes what was sent and not acknowledged wait again, ahead of the rest, for a new link.
+// rewind makes what was sent and not acknowledged wait again, ahead of the rest, for a new link. What
+// has a meaning on this link only is dropped.
 func (o *outbox) rewind() {
 	o.frames.drop(o.frames.len())
 	o.seq, o.sent, o.sentBytes = 0, 0, 0
 	o.due, o.sentAt = time.Time{}, time.Time{}
+	o.entries.keep(func(e *entry) bool {
+		k, _ := identity(e.encoded)
+		if k.lasting() {
+			return true
+		}
+		o.bytes -= e.size()
+		return false
+	})
 }
 
 // dropWaiting removes what waits and returns how many items that were.
@@ -267,6 +276,18 @@ func (f *fifo[T]) drop(n int) {
 func (f *fifo[T]) truncate(n int) {
 	clear(f.items[f.head+n:])
 	f.items = f.items[:f.head+n]
+}
+
+// keep removes those that stay does not hold of.
+func (f *fifo[T]) keep(stay func(*T) bool) {
+	kept := f.head
+	for i := f.head; i < len(f.items); i++ {
+		if stay(&f.items[i]) {
+			f.items[kept] = f.items[i]
+			kept++
+		}
+	}
+	f.truncate(kept - f.head)
 }
 
 // pop removes the first and returns it.

@@ -182,6 +182,8 @@ func TestOutboxAgainstItsModel(t *testing.T) {
 				}
 			},
 			"rewind": func(*rapid.T) {
+				it := item{kind: kindWant, id: cartID(0)} // has no meaning afterwards
+				m.push(entry{encoded: it.encode()}, noon)
 				m.rewind()
 				m.sent, m.frames = 0, nil
 			},

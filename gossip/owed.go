@@ -49,7 +49,7 @@ func (c *Core) sendStates(ctx context.Context, p *peer) {
 			c.send(p, entry{encoded, held}, time.Time{})
 		}
 		if err != nil {
-			c.needSync(p)
+			c.needSync(p, "a cart for it cannot be loaded")
 		}
 		c.mu.Unlock()
 	}

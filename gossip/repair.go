@@ -88,12 +88,29 @@ func (c *Core) Synced() bool {
 }
 
 // needSync notes that something may have been lost on the way to a peer. The mutex is held.
-func (c *Core) needSync(p *peer) {
+func (c *Core) needSync(p *peer, why string) {
+	if !p.needsSync {
+		name := p.who.Name
+		c.o.Spawn(p.start, func(ctx context.Context) {
+			c.o.Logger.InfoContext(ctx, "gossip: a peer needs sync", "peer", name, "reason", why)
+		})
+	}
 	p.needsSync = true
 	p.serving = 0
 	if p.own != nil {
 		p.own.failed = true
 	}
+}
+
+// inSync notes that a session has dealt with every difference. The mutex is held.
+func (c *Core) inSync(p *peer) {
+	if p.needsSync {
+		name := p.who.Name
+		c.o.Spawn(p.start, func(ctx context.Context) {
+			c.o.Logger.InfoContext(ctx, "gossip: in sync with a peer", "peer", name)
+		})
+	}
+	p.needsSync, p.compare = false, false
 }
 
 // compareSoon opens a session with a peer whose link came up: here at once, or there, and here later.
@@ -159,7 +176,7 @@ func (c *Core) close(p *peer, now time.Time) {
 // complete ends the session that this node opened, when both have what differed. The mutex is held.
 func (c *Core) complete(p *peer, now time.Time) {
 	if !p.own.failed {
-		p.needsSync, p.compare = false, false
+		c.inSync(p)
 	}
 	c.close(p, now)
 }
@@ -214,6 +231,10 @@ func (c *Core) takeWord(p *peer, it *item) {
 		c.owe(p, it.id)
 		return
 	case kindListing:
+		if p.steps.len() > roundSlots { // no session has so many
+			p.counters.Dropped++
+			return
+		}
 		c.step(p, func(ctx context.Context) { c.answerListing(ctx, p, it) })
 		return
 	case kindFinish:
@@ -295,7 +316,7 @@ func (c *Core) answerRoot(p *peer, it *item) {
 func (c *Core) endServing(p *peer, number uint64) {
 	if p.serving == number {
 		p.serving = 0
-		p.needsSync, p.compare = false, false
+		c.inSync(p)
 	}
 }
 

@@ -83,7 +83,7 @@ func (c *Core) makeRoom(p *peer, encoded int) bool {
 	p.counters.Overflows++
 	p.counters.Dropped += uint64(p.out.dropWaiting())
 	c.abandon(p)
-	c.needSync(p)
+	c.needSync(p, "the outbox is full")
 	return p.out.room(encoded)
 }
 
@@ -153,7 +153,7 @@ func (c *Core) Receive(start uint64, frame []byte) error {
 		return errDown
 	}
 	r := reader{b: frame}
-	session := p.session
+	link := p.link
 	fresh, err := c.takeHeader(p, &r, len(frame))
 	c.mu.Unlock()
 
@@ -167,7 +167,7 @@ func (c *Core) Receive(start uint64, frame []byte) error {
 	todo, err := c.takeItems(p, &r)
 
 	c.mu.Lock()
-	if p.session != session {
+	if p.link != link {
 		c.mu.Unlock()
 		return errDown
 	}
@@ -253,7 +253,7 @@ func (c *Core) takeAck(p *peer, h *header) {
 		case r.kind == kindDelta && r.lacks:
 			c.owe(p, r.id)
 		case r.kind != kindState:
-			c.needSync(p)
+			c.needSync(p, "it refused a change")
 		}
 	}
 	c.sendOwed(p)
@@ -339,13 +339,23 @@ func (c *Core) todo(p *peer, items []item) (over answers) {
 		return over
 	}
 	p.queued += size
+	link := p.link
 	c.o.Spawn(p.start, func(ctx context.Context) {
 		for i := range rest {
-			c.takeRepair(ctx, p, &rest[i])
+			if c.on(p, link) {
+				c.takeRepair(ctx, p, &rest[i])
+			}
 		}
 		c.mu.Lock()
 		p.queued -= size
 		c.mu.Unlock()
 	})
 	return over
+}
+
+// on reports whether a link is the present one of a peer.
+func (c *Core) on(p *peer, link uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return p.link == link
 }
