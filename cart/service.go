@@ -323,6 +323,9 @@ func (s *Service) Execute(ctx context.Context, q *Request) (Result, error) {
 		return Result{}, ErrNotFound
 	}
 	result.State, result.Reached = r.durable, r.reached(nil)
+	if q.Durability == Database && s.acknowledges() {
+		result.Reached = Reached{Database: true} // what it replays is there, if not all that came since
+	}
 	return result, nil
 }
 
