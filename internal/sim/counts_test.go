@@ -1,0 +1,42 @@
+package sim
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// counts are how often what happened, in one run or in many.
+type counts map[string]int
+
+// kinds are what has to happen in any few hundred runs.
+var kinds = []string{
+	"operations", "acknowledged", "refused", "retries",
+	"crashes", "drains", "evictions", "forgotten",
+	"halves", "one way", "ring", "isolated", "flickers", "resets", "stalls",
+	"outages", "hangs", "unsure", "loads", "stale", "commits",
+	"links", "frames", "lost", "duplicated", "reordered",
+}
+
+func (c counts) add(o counts) {
+	for kind, n := range o {
+		c[kind] += n
+	}
+}
+
+func (c counts) String() string {
+	parts := make([]string, len(kinds))
+	for i, kind := range kinds {
+		parts[i] = fmt.Sprintf("%d %s", c[kind], kind)
+	}
+	return strings.Join(parts, ", ")
+}
+
+// wantAll checks that everything happened.
+func (c counts) wantAll(t *testing.T) {
+	for _, kind := range kinds {
+		if c[kind] == 0 {
+			t.Errorf("no %s in any run: the simulation does not do what it is for", kind)
+		}
+	}
+}

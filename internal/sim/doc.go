@@ -1,0 +1,48 @@
+// Package sim has no code but tests: a deterministic simulation of a region. It runs the production
+// [cartd/cart.Service] and [cartd/gossip.Core] of three to five nodes in one thread, under a seeded
+// source of randomness, while messages are lost and nodes die, and checks what the design promises.
+//
+// # The way of a run
+//
+// A seed decides everything. It draws a plan: how many nodes, how many of them may fail, how much memory,
+// whose clock is wrong, how bad the network is. Then, in virtual time:
+//
+//   - The nodes boot and find each other.
+//   - Sessions of shoppers work at a few carts, at any node, echo Cart-Context or do not, and repeat what
+//     was not acknowledged, while faults come and go: partitions, resets, crashes with loss of memory,
+//     drains, outages of the database.
+//   - Everything is healed. Then the rejoin loop has its period to bring the nodes together, and all
+//     replicas have to be equal five seconds after the last link is up.
+//   - All nodes take a write and a read, the checkers look at every replica, and all nodes are closed.
+//
+// # What is real, and what is not
+//
+// Services and Cores are those of production, through their public interfaces. An activity of a Service
+// is a coroutine; the scheduler resumes one of those that can go on, by chance, and lets virtual time
+// pass when none can. The network carries the bytes that a Core makes. The database is a model that joins,
+// under outages, hangs, lost answers and stale reads. Membership is a model of memberlist: who is out of
+// reach for a while is forgotten, on both sides, and stays so until somebody joins again.
+//
+// # What is checked
+//
+//   - lost-write: what was acknowledged is in every replica at the end.
+//   - resurfaced: no replica ever has an entry that an event it knows has cancelled.
+//   - quantity: what a state shows follows from the events in it, by a model that has nothing in common
+//     with the code (model_test.go).
+//   - counted-twice: the retry of a command counts once.
+//   - equal-bytes: states with equal version vectors have equal encodings.
+//   - dirty-read: of what an answer showed, so much is held by live processes, or the database, that
+//     the failures which are tolerated cannot take it away.
+//   - session: a session that sends its context never goes back, and sees what it wrote.
+//   - convergence: all replicas are equal in time, and the database has what they have.
+//   - liveness: every request is answered in time, and a healed region takes writes at every node.
+//
+// What the simulation may do to the nodes is bounded by the promise: no more processes die than are
+// tolerated, until what they held is held elsewhere again.
+//
+// # Running it
+//
+//	go test ./internal/sim                       200 seeds, and the planted bugs
+//	SEEDS=1000 go test ./internal/sim -run TestSimulation -count=1 -v
+//	SEED=17 go test ./internal/sim -run TestSimulation -count=1 -v     one seed, with its whole trace
+package sim

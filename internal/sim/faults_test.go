@@ -1,0 +1,252 @@
+package sim
+
+import (
+	"time"
+)
+
+// fault is something that goes wrong for a while. It runs in an activity of its own and has put
+// everything right when it returns.
+type fault struct {
+	weight int
+	run    func(w *world)
+}
+
+// faults are drawn by weight. Those that a plan does not allow do nothing.
+var faults = []fault{
+	{22, (*world).partition},
+	{8, (*world).flicker},
+	{14, (*world).reset},
+	{22, (*world).crash},
+	{8, (*world).drainOne},
+	{16, (*world).outage},
+	{8, (*world).hang},
+	{6, (*world).slow},
+	{6, (*world).stall},
+}
+
+// disturb begins one fault.
+func (w *world) disturb() {
+	total := 0
+	for _, f := range faults {
+		total += f.weight
+	}
+	n := w.rand.IntN(total)
+	for _, f := range faults {
+		if n -= f.weight; n < 0 {
+			w.faults++
+			w.start(nil, "fault", func() {
+				f.run(w)
+				w.faults--
+			})
+			return
+		}
+	}
+}
+
+// last sleeps for a time between two bounds, or until everything is to be put right.
+func (w *world) last(from, to time.Duration) {
+	w.sleep(from+time.Duration(w.rand.Int64N(int64(to-from))), w.healing)
+}
+
+// partition cuts machines off from each other, in one of four ways. There is one at a time.
+func (w *world) partition() {
+	if w.parted {
+		return
+	}
+	w.parted = true
+	defer func() { w.parted = false }()
+	cut := &w.network.blocked
+	n := len(w.machines)
+	order := w.rand.Perm(n)
+	kind := w.rand.IntN(4)
+	var what string
+	switch kind {
+	case 0:
+		what = "halves"
+		k := 1 + w.rand.IntN(n-1)
+		for _, i := range order[:k] {
+			for _, j := range order[k:] {
+				cut[i][j], cut[j][i] = true, true
+			}
+		}
+	case 1:
+		what = "one way"
+		k := 1 + w.rand.IntN(n-1)
+		for _, i := range order[:k] {
+			for _, j := range order[k:] {
+				cut[i][j] = true
+			}
+		}
+	case 2:
+		what = "ring"
+		for i := range order {
+			for j := range order {
+				if d := (i - j + n) % n; i != j && d != 1 && d != n-1 {
+					cut[order[i]][order[j]] = true
+				}
+			}
+		}
+		if n == 3 { // all are neighbours: a chain
+			cut[order[0]][order[2]], cut[order[2]][order[0]] = true, true
+		}
+	default:
+		what = "isolated"
+		for j := range n {
+			if j != order[0] {
+				cut[j][order[0]], cut[order[0]][j] = true, true
+			}
+		}
+	}
+	w.count[what]++
+	w.trace("partition: %s %v", what, order)
+	if w.rand.IntN(3) == 0 {
+		w.last(50*time.Millisecond, time.Second)
+	} else {
+		w.last(time.Second, 12*time.Second)
+	}
+	w.network.blocked = [maxNodes][maxNodes]bool{}
+	w.trace("partition is over")
+}
+
+// flicker makes the network bad for a while: frames are lost, doubled and overtake each other.
+func (w *world) flicker() {
+	if w.network.lose > 0 {
+		return
+	}
+	w.count["flickers"]++
+	w.trace("the network is bad")
+	w.network.lose, w.network.duplicate, w.network.reorder = 0.05, 0.1, 0.1
+	latency := w.network.latency
+	w.network.latency *= time.Duration(1 + w.rand.IntN(8))
+	w.last(200*time.Millisecond, 4*time.Second)
+	w.network.lose, w.network.duplicate, w.network.reorder, w.network.latency = 0, 0, 0, latency
+	w.trace("the network is good")
+}
+
+// reset breaks a link.
+func (w *world) reset() {
+	for range 1 + w.rand.IntN(3) {
+		if n := w.anyNode(); n != nil {
+			for _, p := range w.live() {
+				if e := n.ends[p.member.Start]; e != nil && w.rand.IntN(2) == 0 {
+					w.count["resets"]++
+					e.close("reset")
+				}
+			}
+		}
+		w.last(0, 200*time.Millisecond)
+	}
+}
+
+// mayCrash reports whether one more process may die without that more are lost at once than are
+// tolerated.
+func (w *world) mayCrash() bool {
+	w.check.settle()
+	return len(w.exposed) < w.plan.tolerate
+}
+
+// crash kills a process and has another one take its place.
+func (w *world) crash() {
+	n := w.anyNode()
+	if n == nil || !w.mayCrash() {
+		return
+	}
+	n.crash()
+	w.last(50*time.Millisecond, 5*time.Second)
+	w.boot(n.machine)
+}
+
+// drainOne stops a process in good order and has another one take its place.
+func (w *world) drainOne() {
+	n := w.anyNode()
+	if n == nil || len(w.live()) < len(w.machines) || !w.plan.shared {
+		return
+	}
+	n.leaving = true
+	w.sleep(300*time.Millisecond, n.gone)
+	if !n.dead {
+		n.drain()
+	}
+	if !n.dead {
+		n.leaving = false
+		return
+	}
+	w.last(50*time.Millisecond, 2*time.Second)
+	if n.machine.process == n {
+		w.boot(n.machine)
+	}
+}
+
+// someDatabase returns the database, or the file of a machine.
+func (w *world) someDatabase() *database {
+	if w.plan.shared {
+		return w.database
+	}
+	return w.machines[w.rand.IntN(len(w.machines))].file
+}
+
+// outage has the database refuse everything.
+func (w *world) outage() {
+	d := w.someDatabase()
+	if d.down || d.hung {
+		return
+	}
+	w.count["outages"]++
+	w.trace("%s is down", d.name)
+	d.down = true
+	w.last(100*time.Millisecond, 8*time.Second)
+	d.down = false
+	w.trace("%s is up", d.name)
+}
+
+// hang has the database answer nothing.
+func (w *world) hang() {
+	d := w.someDatabase()
+	if d.down || d.hung {
+		return
+	}
+	w.count["hangs"]++
+	w.trace("%s hangs", d.name)
+	d.hung = true
+	w.last(100*time.Millisecond, 6*time.Second)
+	d.hung = false
+	w.trace("%s hangs no more", d.name)
+}
+
+// slow makes the database slow.
+func (w *world) slow() {
+	d := w.someDatabase()
+	latency := d.latency
+	if latency > 10*time.Millisecond {
+		return
+	}
+	d.latency = time.Duration(10+w.rand.IntN(150)) * time.Millisecond
+	w.trace("%s is slow: %v", d.name, d.latency)
+	w.last(500*time.Millisecond, 6*time.Second)
+	d.latency = latency
+	w.trace("%s is fast", d.name)
+}
+
+// stall stops a process for a while, as a machine does that has no memory left: nothing reaches it and
+// nothing leaves it, but its clock goes on.
+func (w *world) stall() {
+	if w.parted {
+		return
+	}
+	n := w.anyNode()
+	if n == nil {
+		return
+	}
+	w.parted = true
+	defer func() { w.parted = false }()
+	w.count["stalls"]++
+	w.trace("%s stalls", n.name())
+	for j := range w.machines {
+		if j != n.machine.number {
+			w.network.blocked[j][n.machine.number] = true
+		}
+	}
+	w.last(50*time.Millisecond, 2*time.Second)
+	w.network.blocked = [maxNodes][maxNodes]bool{}
+	w.trace("%s goes on", n.name())
+}

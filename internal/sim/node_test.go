@@ -1,0 +1,241 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"cartd/cart"
+	"cartd/crdt"
+	"cartd/gossip"
+)
+
+// machine is where processes run, one after the other. It has the address that others join.
+type machine struct {
+	number  int
+	zone    string
+	skew    time.Duration // of its clock
+	file    *database     // its own, where there is no database for all
+	process *node         // the last one
+}
+
+// node is a process: a Service and a Core.
+type node struct {
+	world   *world
+	machine *machine
+	member  gossip.Member
+	service *cart.Service
+	core    *gossip.Core
+	store   *store
+	dead    bool
+	leaving bool
+	gone    chan struct{} // closed when it is dead
+	running context.Context
+	cancel  context.CancelFunc
+	queues  map[uint64]*queue
+	ends    map[uint64]*end // by start id of the peer
+	view    []*node         // whom its memberlist takes for alive, in order of birth
+	seen    map[uint64]time.Duration
+	redial  map[uint64]time.Duration
+	rejoin  *gossip.Rejoin
+}
+
+// queue has the jobs for a peer, one at a time.
+type queue struct {
+	jobs    []func(context.Context)
+	running bool
+}
+
+func (n *node) name() string { return n.member.Name }
+
+// carts is what a Core sees of a Service, which is made after it.
+type carts struct{ *cart.Service }
+
+// replicator is what a Service sees of a Core.
+type replicator struct {
+	*gossip.Core
+	node *node
+}
+
+// Replicate is called in the activity of the request that made the delta.
+func (r replicator) Replicate(id [16]byte, delta []byte, held func(uint64)) {
+	r.node.world.authored(r.node, id, delta)
+	r.Core.Replicate(id, delta, held)
+}
+
+// boot starts a process on a machine.
+func (w *world) boot(m *machine) *node {
+	w.born++
+	n := &node{
+		world:   w,
+		machine: m,
+		gone:    make(chan struct{}),
+		queues:  make(map[uint64]*queue),
+		ends:    make(map[uint64]*end),
+		seen:    make(map[uint64]time.Duration),
+		redial:  make(map[uint64]time.Duration),
+	}
+	n.member = gossip.Member{
+		Start: w.rand.Uint64() | 1, Name: fmt.Sprintf("n%d.%d", m.number, w.born),
+		Region: "r", Zone: m.zone, State: gossip.Active, MinWire: gossip.MinWire, MaxWire: gossip.MaxWire,
+		LinkAddr: fmt.Sprintf("link-%d", m.number), GossipAddr: fmt.Sprintf("gossip-%d", m.number),
+	}
+	n.running, n.cancel = context.WithCancel(context.Background())
+	c := new(carts)
+	n.core = gossip.NewCore(gossip.CoreOptions{
+		Self: n.member, Carts: c, Replicas: 3, Now: n.clock, Logger: slog.New(slog.DiscardHandler),
+		Rand:  rand.New(rand.NewPCG(w.rand.Uint64(), w.rand.Uint64())),
+		Spawn: n.spawn, Wake: n.wake, MaxOutbox: w.plan.outbox,
+	})
+	db := w.database
+	if m.file != nil {
+		db = m.file
+	}
+	n.store = &store{database: db, node: n}
+	n.service = cart.New(cart.Options{
+		Store: n.store, Shared: m.file == nil, Replicator: replicator{n.core, n}, Tolerate: w.plan.tolerate,
+		Memory: w.plan.memory, Now: n.clock, Scheduler: threads{&w.scheduler, n},
+	})
+	c.Service = n.service
+	m.process = n
+	w.processes = append(w.processes, n)
+	w.trace("%s boots, start id %016x", n.name(), n.member.Start)
+	n.view = []*node{n}
+	n.rejoin = gossip.NewRejoin(n.member.GossipAddr, w.plan.join, rand.New(rand.NewPCG(n.member.Start, 0)))
+	n.tick()
+	n.joinOthers()
+	return n
+}
+
+// clock is the clock of the machine.
+func (n *node) clock() time.Time {
+	return epoch.Add(n.world.now + n.machine.skew)
+}
+
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func (n *node) spawn(peer uint64, job func(context.Context)) {
+	if n.dead {
+		return
+	}
+	q := n.queues[peer]
+	if q == nil {
+		q = &queue{}
+		n.queues[peer] = q
+	}
+	q.jobs = append(q.jobs, job)
+	if q.running {
+		return
+	}
+	q.running = true
+	n.world.start(n, n.name()+" job", func() {
+		for len(q.jobs) > 0 {
+			job := q.jobs[0]
+			q.jobs = q.jobs[1:]
+			job(n.running)
+		}
+		q.running = false
+	})
+}
+
+// tick lets time pass for the core.
+func (n *node) tick() {
+	w := n.world
+	w.after(time.Duration(5+w.rand.IntN(40))*time.Millisecond, func() {
+		if n.dead {
+			return
+		}
+		for _, peer := range n.core.Tick() {
+			if e := n.ends[peer]; e != nil {
+				e.close("stale")
+			}
+		}
+		n.dial()
+		n.tick()
+	})
+}
+
+// crash ends the process at once: nothing that it does afterwards has an effect.
+func (n *node) crash() {
+	w := n.world
+	w.trace("%s dies", n.name())
+	w.count["crashes"]++
+	n.exit()
+	w.exposed = append(w.exposed, n)
+	if n.machine.file != nil && w.rand.IntN(2) == 0 {
+		n.machine.file = newDatabase(w, n.machine.file.name)
+		w.trace("%s takes its file with it", n.name())
+	}
+}
+
+// exit takes the process from the world and runs what is left of it to its end.
+func (n *node) exit() {
+	w := n.world
+	n.dead = true
+	close(n.gone)
+	n.cancel()
+	n.hangUp()
+	w.count["evictions"] += int(n.service.Stats().Evicted)
+	for _, q := range n.queues {
+		q.jobs = nil
+	}
+	if stuck := w.drain(n); stuck != "" {
+		// Only what waits for the Service to be closed may be left.
+		w.trace("%s: left to be closed: %s", n.name(), stuck)
+	}
+	w.start(n, n.name()+" close", func() { _ = n.service.Close(n.running) })
+	if stuck := w.drain(n); stuck != "" {
+		w.fail("liveness", "%s: does not end when the node is closed", stuck)
+	}
+}
+
+// drain ends the process in good order: it saves what the database lacks and closes its Service.
+func (n *node) drain() {
+	w := n.world
+	w.trace("%s drains", n.name())
+	w.count["drains"]++
+	ctx, cancel := context.WithCancel(n.running)
+	patience := w.after(5*time.Second, cancel)
+	err := n.service.Flush(ctx)
+	patience.stopped = true
+	cancel()
+	if n.dead {
+		return
+	}
+	w.trace("%s drained: %v", n.name(), err)
+	if err != nil && !w.mayCrash() {
+		w.trace("%s stays", n.name())
+		return
+	}
+	if err != nil {
+		n.crash()
+		return
+	}
+	n.exit()
+}
+
+var errGone = errors.New("sim: the process is dead")
+
+// authored is told of every delta that a Service makes.
+func (w *world) authored(n *node, id cart.ID, encoded []byte) {
+	if n.dead {
+		return
+	}
+	d, err := crdt.DecodeDelta(encoded)
+	if err != nil {
+		w.fail("model", "%s made a delta that cannot be decoded: %v", n.name(), err)
+		return
+	}
+	if s := w.check.byID[id]; s != nil && (d.Erased && s.erasing || !d.Erased && s.model.knows(d.VV)) {
+		return // it is sent again
+	}
+	a := w.current
+	if a == nil || a.request == nil {
+		w.fail("model", "%s made a delta outside of a request", n.name())
+		return
+	}
+	w.check.authored(n, id, a.request, d)
+}

@@ -1,0 +1,450 @@
+package sim
+
+import (
+	"cmp"
+	"crypto/rand"
+	"fmt"
+	"io"
+	mathrand "math/rand/v2"
+	"strings"
+	"testing"
+	"testing/cryptotest"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"cartd/cart"
+	"cartd/crdt"
+)
+
+// world is one run.
+type world struct {
+	scheduler
+	t    *testing.T
+	seed uint64
+	plan plan
+
+	network   network
+	database  *database
+	machines  []*machine
+	processes []*node // all there ever were
+	born      int
+	carts     []*subject
+	check     checker
+
+	shopping bool
+	closing  chan struct{} // closed when shopping is over
+	healing  chan struct{} // closed when all faults are to end
+	faults   int           // going on
+	parted   bool
+	exposed  []*node // the dead, while what they held is not yet held elsewhere
+	over     bool
+
+	count    counts
+	refusals map[cart.Reason]int
+	log      log
+	failure  string
+	drawn    uint64        // ids that were drawn anew
+	slowest  time.Duration // for the replicas to become equal
+}
+
+// plan is what a seed decides before the run.
+type plan struct {
+	tolerate    int
+	shared      bool // one database for all, or else a file for each
+	memory      int64
+	outbox      int
+	join        []string
+	suspicion   time.Duration // before a process that cannot be reached is taken for dead
+	sessions    int
+	pause       time.Duration
+	trouble     time.Duration // how long there are faults
+	calm        time.Duration // between two faults, at most
+	erasures    int           // of 1000 requests
+	loseAnswers float64
+}
+
+// newWorld draws a plan.
+func newWorld(t *testing.T, seed uint64, out io.Writer) *world {
+	cryptotest.SetGlobalRandom(t, seed)
+	w := &world{t: t, seed: seed, closing: make(chan struct{}), healing: make(chan struct{}), refusals: map[cart.Reason]int{}, count: counts{}}
+	w.log.out = out
+	w.rand = mathrand.New(mathrand.NewPCG(seed, 1))
+	w.check.world, w.check.byID = w, map[cart.ID]*subject{}
+	w.network.latency = time.Duration(100+w.rand.IntN(3000)) * time.Microsecond
+	w.database = newDatabase(w, "database")
+	between := func(from, to time.Duration) time.Duration { return from + time.Duration(w.rand.Int64N(int64(to-from))) }
+	oneIn := func(n int) bool { return w.rand.IntN(n) == 0 }
+	p := &w.plan
+	*p = plan{
+		tolerate: 1, shared: !oneIn(8), memory: 1 << 30,
+		suspicion: between(2*time.Second, 6*time.Second),
+		sessions:  3 + w.rand.IntN(6),
+		pause:     between(100*time.Millisecond, time.Second),
+		trouble:   between(4*time.Second, 16*time.Second),
+		calm:      between(200*time.Millisecond, 4*time.Second),
+	}
+	nodes := 3
+	if oneIn(3) {
+		nodes = 4 + w.rand.IntN(2)
+	}
+	if nodes == 5 && oneIn(2) {
+		p.tolerate = 2
+	}
+	if oneIn(2) {
+		p.memory = int64(2000 + w.rand.IntN(6000))
+	}
+	if oneIn(5) {
+		p.outbox = 2000 + w.rand.IntN(20000)
+	}
+	if oneIn(6) {
+		p.erasures = 8
+	}
+	if oneIn(3) {
+		p.loseAnswers = 0.05
+	}
+	if oneIn(3) {
+		w.database.unsure = 0.1
+	}
+	if oneIn(3) {
+		w.database.stale = 0.3
+	}
+	zones := oneIn(3)
+	for i := range nodes {
+		m := &machine{number: i}
+		if zones {
+			m.zone = fmt.Sprintf("z%d", i%3)
+		}
+		if oneIn(4) {
+			m.skew = between(-2*time.Second, 2*time.Second)
+		}
+		if !p.shared {
+			m.file = newDatabase(w, fmt.Sprintf("file %d", i))
+		}
+		w.machines = append(w.machines, m)
+	}
+	for i := range 1 + w.rand.IntN(nodes) {
+		p.join = append(p.join, fmt.Sprintf("gossip-%d", i))
+	}
+	w.trace("seed %d: %d nodes, %+v", seed, nodes, *p)
+	return w
+}
+
+// run runs it, and returns why it failed.
+func (w *world) run() string {
+	w.probe()
+	w.lookOften()
+	w.start(nil, "director", func() {
+		w.direct()
+		w.over = true
+	})
+	for !w.over && w.failure == "" && w.panicked == "" {
+		w.step()
+		if w.steps > 5_000_000 {
+			w.fail("liveness", "the run does not end")
+		}
+	}
+	if w.panicked != "" {
+		w.failure = w.panicked
+		return w.failure // locks may be held
+	}
+	w.end()
+	return w.failure
+}
+
+// direct is the way of a run.
+func (w *world) direct() {
+	for _, m := range w.machines {
+		w.boot(m)
+		w.sleep(time.Duration(w.rand.IntN(int(200*time.Millisecond))), nil)
+	}
+	w.shopping = true
+	shoppers := w.openShop()
+	for end := w.now + w.plan.trouble; w.now < end; {
+		w.sleep(time.Duration(w.rand.Int64N(int64(w.plan.calm))), nil)
+		w.disturb()
+	}
+	w.trace("all is healed")
+	close(w.healing)
+	for w.faults > 0 {
+		w.sleep(10*time.Millisecond, nil)
+	}
+	w.database.unsure, w.database.stale = 0, 0
+	w.shopping = false
+	close(w.closing)
+	for _, done := range shoppers {
+		w.wait(done, nil, nil)
+	}
+	w.converge()
+	w.lookAtAll()
+	w.settleDown()
+}
+
+// openShop starts the sessions.
+func (w *world) openShop() (shoppers []chan struct{}) {
+	for i := range w.plan.sessions {
+		s := &session{
+			world: w, name: fmt.Sprintf("s%d", i), home: w.machines[w.rand.IntN(len(w.machines))],
+			echoes: w.rand.IntN(3) > 0, hops: [...]float64{0, 0.1, 0.5, 1}[w.rand.IntN(4)],
+		}
+		done := make(chan struct{})
+		shoppers = append(shoppers, done)
+		w.start(nil, s.name, func() {
+			defer close(done)
+			if i > 2 || i > 0 && w.rand.IntN(2) == 0 { // shares a cart
+				for len(w.carts) == 0 && w.shopping {
+					w.sleep(50*time.Millisecond, w.closing)
+				}
+				if len(w.carts) > 0 {
+					s.subject = w.carts[w.rand.IntN(len(w.carts))]
+				}
+			}
+			s.shop()
+		})
+	}
+	return shoppers
+}
+
+// How long healing may take.
+const (
+	meetAgain = 22 * time.Second // a period of the rejoin loop and a dial
+	healIn    = 5 * time.Second  // all replicas are equal after the last link is up
+	saveIn    = 12 * time.Second // and the database has all: as long as the third owner waits
+)
+
+// converge waits until the replicas are equal.
+func (w *world) converge() {
+	if !w.until(meetAgain, w.linked) {
+		w.fail("convergence", "the nodes have no links %v after the last fault", meetAgain)
+		return
+	}
+	w.trace("all links are up")
+	began := w.now
+	why := ""
+	if !w.until(healIn, func() bool { why = w.check.differences(); return why == "" }) {
+		w.fail("convergence", "%v after the last link came up: %s", healIn, why)
+		return
+	}
+	w.trace("all replicas are equal after %v", w.now-began)
+	w.slowest = max(w.slowest, w.now-began)
+	if !w.until(saveIn, func() bool { why = cmp.Or(w.check.unshown(), w.check.unsaved()); return why == "" }) {
+		w.fail("convergence", "%v after the replicas were equal: %s", saveIn, why)
+	}
+}
+
+// lookAtAll has every node take a write and show every cart.
+func (w *world) lookAtAll() {
+	for _, s := range w.check.subjects {
+		for _, n := range w.live() {
+			if w.failed() {
+				return
+			}
+			if s.erasing {
+				break
+			}
+			q := &request{session: "probe", subject: s, kind: toWrite, steps: []command{{add, "A", 1}}}
+			a := &answer{}
+			w.until(saveIn, func() bool { // where memory is short, it waits for the database
+				w.atOnce(n, q, a)
+				return reasonOf(a.err) != cart.ServiceOverCapacity
+			})
+			if a.err != nil {
+				w.fail("liveness", "%s refuses a write of %s when all is well: %v", n.name(), s.label, a.err)
+			}
+		}
+	}
+	why := ""
+	if !w.until(healIn, func() bool { why = cmp.Or(w.check.differences(), w.check.unshown()); return why == "" }) {
+		w.fail("convergence", "%v after the last write: %s", healIn, why)
+	}
+	for _, s := range w.check.subjects {
+		for _, n := range w.live() {
+			if w.failed() {
+				return
+			}
+			q := &request{session: "probe", subject: s}
+			a := &answer{}
+			w.until(saveIn, func() bool {
+				w.atOnce(n, q, a)
+				return reasonOf(a.err) != cart.ServiceOverCapacity
+			})
+			switch {
+			case a.err == nil:
+				w.check.final(n, s, a.state)
+			case reasonOf(a.err) == cart.NotFound && (s.erasing || len(s.shown) == 0 && w.nowhere(s)):
+			case reasonOf(a.err) == cart.NotFound && len(s.shown) > 0:
+				w.fail("lost-write", "%s says that there is no %s", n.name(), s.label)
+			default:
+				w.fail("liveness", "%s does not show %s when all is well: %v", n.name(), s.label, a.err)
+			}
+		}
+	}
+}
+
+// nowhere reports whether nobody has anything of a cart, which its creation may come to.
+func (w *world) nowhere(s *subject) bool {
+	database, _ := w.database.holds(s)
+	if database.events.len() > 0 {
+		return false
+	}
+	for _, n := range w.live() {
+		if e, _ := n.holds(s); e.events.len() > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// atOnce executes a request on a node, without a network between.
+func (w *world) atOnce(n *node, q *request, a *answer) {
+	done := make(chan struct{})
+	w.start(n, n.name()+" probe", func() {
+		defer close(done)
+		w.execute(n.running, n, q, a)
+	}).request = q
+	w.wait(done, nil, nil)
+}
+
+// settleDown closes all nodes: nobody may be left waiting.
+func (w *world) settleDown() {
+	for _, n := range w.live() {
+		n.exit()
+	}
+}
+
+// end closes what a failure left open.
+func (w *world) end() {
+	failure := w.failure
+	w.failure = ""
+	close2 := func(c chan struct{}) {
+		if !isClosed(c) {
+			close(c)
+		}
+	}
+	close2(w.closing)
+	close2(w.healing)
+	w.shopping = false
+	for _, n := range w.live() {
+		n.exit()
+	}
+	for limit := w.steps + 100_000; len(w.activities) > 0 && w.steps < limit && w.panicked == ""; {
+		if len(w.timers) == 0 && !w.anyReady() {
+			break
+		}
+		w.step()
+	}
+	if failure == "" && len(w.activities) > 0 {
+		names := ""
+		for _, a := range w.activities {
+			names += " " + a.name
+		}
+		failure = "liveness: activities are left:" + names
+	}
+	if failure == "" {
+		failure = w.failure
+	}
+	w.failure = failure
+}
+
+func (w *world) anyReady() bool {
+	for _, a := range w.activities {
+		if a.ready || a.released() {
+			return true
+		}
+	}
+	return false
+}
+
+// lookOften looks at all memories, again and again.
+func (w *world) lookOften() {
+	w.after(100*time.Millisecond, func() {
+		w.check.look()
+		w.check.settle()
+		w.lookOften()
+	})
+}
+
+// freshID makes sure that the id that is drawn next begins like that of no other cart: what order the
+// carts of a shard are looked at in is for the Go runtime to decide.
+func (w *world) freshID() {
+	for {
+		w.drawn++
+		seed := w.seed<<20 + w.drawn
+		cryptotest.SetGlobalRandom(w.t, seed)
+		var id [16]byte
+		rand.Read(id[:])
+		taken := false
+		for _, s := range w.check.subjects {
+			taken = taken || s.id[0] == id[0]
+		}
+		if !taken {
+			cryptotest.SetGlobalRandom(w.t, seed)
+			return
+		}
+	}
+}
+
+// fail ends the run.
+func (w *world) fail(checker, format string, args ...any) {
+	if w.failure == "" {
+		w.failure = checker + ": " + fmt.Sprintf(format, args...)
+		w.trace("FAILED %s", w.failure)
+	}
+}
+
+func (w *world) failed() bool { return w.failure != "" }
+
+// log keeps the last lines of a trace, and a hash of all.
+type log struct {
+	out   io.Writer // gets all lines, if not nil
+	lines []string
+	next  int
+	hash  xxhash.Digest
+}
+
+const keptLines = 250
+
+func (l *log) add(line string) {
+	_, _ = l.hash.WriteString(line)
+	if l.out != nil {
+		fmt.Fprintln(l.out, line)
+	}
+	if len(l.lines) < keptLines {
+		l.lines = append(l.lines, line)
+		return
+	}
+	l.lines[l.next] = line
+	l.next = (l.next + 1) % keptLines
+}
+
+func (l *log) String() string {
+	return strings.Join(append(append([]string(nil), l.lines[l.next:]...), l.lines[:l.next]...), "\n")
+}
+
+// trace notes an event.
+func (w *world) trace(format string, args ...any) {
+	w.log.add(fmt.Sprintf("%10.4f ", w.now.Seconds()*1000) + fmt.Sprintf(format, args...))
+}
+
+// label names a cart.
+func (w *world) label(id cart.ID) string {
+	if s := w.check.byID[id]; s != nil {
+		return s.label
+	}
+	return id.String()
+}
+
+// vector writes a version vector in short.
+func (w *world) vector(s *crdt.State) string {
+	switch {
+	case s == nil:
+		return "-"
+	case s.Erased:
+		return "erased"
+	}
+	var b strings.Builder
+	for _, d := range s.VV {
+		fmt.Fprintf(&b, "%03x:%d ", uint64(d.Replica)>>52, d.Seq)
+	}
+	return strings.TrimSpace(b.String())
+}
