@@ -10,9 +10,10 @@ import (
 // Store keeps carts durable. The Service calls Commit from one goroutine at a time and everything
 // else from many. Every implementation passes the suite of package storetest.
 type Store interface {
-	// Load returns the join of everything that was committed of a cart. It returns ErrNotFound
-	// for a cart that nothing was committed of, and an error that wraps ErrDamaged where what is
-	// stored fails its checksum; then the cart is left as it is.
+	// Load returns the join of everything that was committed of a cart, but for deltas that need what
+	// was not. It returns ErrNotFound for a cart that nothing was committed of, and an error that wraps
+	// ErrDamaged where what is stored fails its checksum, or begins nowhere; then the cart is left as
+	// it is.
 	Load(ctx context.Context, id ID) (*crdt.State, error)
 
 	// Commit returns nil once all changes survive a crash of the process and of the machine. It

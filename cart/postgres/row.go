@@ -75,7 +75,7 @@ func verify(id cart.ID, what string, encoded []byte, checksum int64) error {
 	return nil
 }
 
-// load returns the join of all that the database has of a cart, or the first damage.
+// load returns the join of what the database has of a cart, as far as it can be joined, or the first damage.
 func (r row) load(id cart.ID) (*crdt.State, error) {
 	if r.damage != nil {
 		return nil, r.damage
@@ -91,13 +91,13 @@ func (r row) load(id cart.ID) (*crdt.State, error) {
 	if err != nil {
 		return nil, damaged(id, "a fragment cannot be joined: %w", err)
 	}
-	if len(left) > 0 {
+	switch {
+	case state != nil: // what the others build on may come, or may have died unacknowledged with its author
+		return state, nil
+	case len(left) > 0:
 		return nil, damaged(id, "%d fragments build on changes that are missing", len(left))
 	}
-	if state == nil {
-		return nil, cart.ErrNotFound
-	}
-	return state, nil
+	return nil, cart.ErrNotFound
 }
 
 // apply applies those deltas to a state that can be, in whatever order, and returns the others.
