@@ -14,7 +14,7 @@ var kinds = []string{
 	"operations", "acknowledged", "refused", "retries",
 	"crashes", "drains", "evictions", "forgotten",
 	"halves", "one way", "ring", "isolated", "flickers", "resets", "stalls",
-	"outages", "hangs", "unsure", "loads", "stale", "commits",
+	"outages", "hangs", "unsure", "loads", "stale", "gaps", "commits",
 	"links", "frames", "lost", "duplicated", "reordered",
 }
 

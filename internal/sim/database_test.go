@@ -47,7 +47,7 @@ func (d *database) last(id cart.ID) row {
 // load returns the join of what a row has.
 func (r row) load() (*crdt.State, error) {
 	switch {
-	case len(r.fragments) > 0:
+	case r.state == nil && len(r.fragments) > 0:
 		return nil, fmt.Errorf("%w: %d fragments build on changes that are missing", cart.ErrDamaged, len(r.fragments))
 	case r.state == nil:
 		return nil, cart.ErrNotFound
@@ -155,6 +155,9 @@ func (s *store) Load(_ context.Context, id cart.ID) (*crdt.State, error) {
 		return nil, err
 	}
 	state, err := read.load()
+	if len(read.fragments) > 0 {
+		w.count["gaps"]++
+	}
 	w.trace("%s load %s: %v %v", s.node.name(), w.label(id), w.vector(state), err)
 	return state, err
 }
@@ -187,9 +190,21 @@ func (s *store) Commit(_ context.Context, changes []cart.Change) error {
 		err = fmt.Errorf("%w: the answer was lost", cart.ErrNoRoom)
 	}
 	for _, c := range changes {
-		w.trace("%s commit %s to %s: %v %v", s.node.name(), w.label(c.ID), s.name, w.vector(c.State), err)
+		what := c.State
+		if what == nil {
+			what = &c.Delta.State
+		}
+		w.trace("%s commit %s to %s: %v%s %v", s.node.name(), w.label(c.ID), s.name, w.vector(what), w.above(c), err)
 	}
 	return err
+}
+
+// above tells what a fragment builds on.
+func (w *world) above(c cart.Change) string {
+	if c.State != nil {
+		return ""
+	}
+	return " above " + w.vector(&crdt.State{VV: c.Delta.Base})
 }
 
 // Purge has nothing to do: no run lasts as long as a cart lives.

@@ -91,7 +91,7 @@ func newWorld(t *testing.T, seed uint64, out io.Writer) *world {
 	if nodes == 5 && oneIn(2) {
 		p.tolerate = 2
 	}
-	if oneIn(2) {
+	if p.shared && oneIn(2) {
 		p.memory = int64(2000 + w.rand.IntN(6000))
 	}
 	if oneIn(5) {
