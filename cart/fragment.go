@@ -23,6 +23,7 @@ type fragment struct {
 	delta *crdt.Delta
 	safe  bool  // enough nodes hold it
 	taken bool  // the committer is saving it
+	saved bool  // the store has it, but who is loading the cart may have asked the store before
 	size  int64 // estimate of its memory, in bytes
 }
 
@@ -51,7 +52,7 @@ func (f *fragments) add(d *crdt.Delta, safe bool) {
 	s := f.shard.service
 	for i := range f.deltas {
 		g := &f.deltas[i]
-		if g.safe == safe && !g.taken && g.size < maxMerged && g.delta.Adjoins(d) {
+		if g.safe == safe && !g.taken && !g.saved && g.size < maxMerged && g.delta.Adjoins(d) {
 			g.delta = crdt.Merge(g.delta, d)
 			s.memory.Add(-g.size)
 			g.size = sizeOfDelta(g.delta)
@@ -109,7 +110,7 @@ func (sh *shard) keep(id ID, d *crdt.Delta, safe bool) {
 func (f *fragments) list() {
 	s := f.shard.service
 	switch {
-	case f.queued || f.listed || len(f.deltas) == 0:
+	case f.queued || f.listed || !slices.ContainsFunc(f.deltas, func(g fragment) bool { return !g.saved }):
 	case s.lazy():
 		f.listed = true
 		s.flusher.add(s.due(f.id, f.since))
@@ -142,6 +143,9 @@ func (f *fragments) take(batch []Change) []Change {
 	f.taken = f.taken[:0]
 	for i := range f.deltas {
 		g := &f.deltas[i]
+		if g.saved {
+			continue
+		}
 		g.taken = true
 		f.taken = append(f.taken, g.delta)
 		batch = append(batch, Change{ID: f.id, Delta: g.delta})
@@ -149,17 +153,16 @@ func (f *fragments) take(batch []Change) []Change {
 	return batch
 }
 
-// saved lets go what was taken. Who is loading the cart may have asked the store before: then it stays for
-// the load to take.
+// saved lets go what was taken, unless the cart is being loaded.
 func (f *fragments) saved() {
 	sh := f.shard
 	s := sh.service
 	sh.mu.Lock()
 	loading := sh.loads[f.id] != nil
 	f.remove(func(g *fragment) bool {
-		saved := g.taken
+		g.saved = g.saved || g.taken
 		g.taken = false
-		return saved && !loading
+		return g.saved && !loading
 	})
 	f.list()
 	r := sh.carts[f.id]
@@ -183,8 +186,20 @@ func (f *fragments) mark(m mark) {
 		g := &f.deltas[i]
 		g.safe = g.safe || m.durable.any() && m.durable.holds(extentOf(&g.delta.State))
 	}
-	if s.shared && m.stored.any() && f.shard.loads[f.id] == nil {
-		f.remove(func(g *fragment) bool { return m.stored.erased || g.delta.Within(m.base, m.stored.vv) })
+	if s.shared && m.stored.any() {
+		loading := f.shard.loads[f.id] != nil
+		f.remove(func(g *fragment) bool {
+			g.saved = g.saved || m.stored.erased || g.delta.Within(m.base, m.stored.vv)
+			return g.saved && !loading
+		})
+	}
+}
+
+// loaded ends a load of a cart, and lets go what was kept for it. The shard is locked.
+func (sh *shard) loaded(id ID) {
+	delete(sh.loads, id)
+	if f := sh.fragments[id]; f != nil {
+		f.remove(func(g *fragment) bool { return g.saved })
 	}
 }
 

@@ -137,16 +137,17 @@ func (s *Service) Mark(_ uint64, id [16]byte, encoded []byte) {
 	}
 }
 
-// Recall returns the durable state of a cart, as a payload, if it is in memory.
+// Recall returns the durable state of a cart, as a payload, if it is in memory. An empty state says that there
+// is more, which is not durable or not the whole cart, as far as this node knows.
 func (s *Service) Recall(id [16]byte) (payload []byte, known bool) {
 	sh := s.shard(id)
 	r := sh.get(id)
 	if r == nil {
 		whole, safe := sh.beginning(id)
 		if !safe {
-			return nil, false
+			whole = new(State)
 		}
-		return crdt.AppendDelta(nil, &crdt.Delta{State: *whole}), true
+		return crdt.AppendDelta(nil, &crdt.Delta{State: *whole}), safe || sh.keeps(id)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -158,8 +159,11 @@ func (s *Service) Recall(id [16]byte) (payload []byte, known bool) {
 		}
 		durable = state
 	}
-	if r.gone || durable == nil {
+	if r.gone {
 		return nil, false
+	}
+	if durable == nil {
+		durable = new(State)
 	}
 	return crdt.AppendDelta(nil, &crdt.Delta{State: *durable}), true
 }
@@ -197,7 +201,7 @@ func (s *Service) hold(ctx context.Context, id ID) (*resident, error) {
 	case errors.Is(err, ErrNotFound):
 		s.shard(id).forgetVersion(id)
 		return nil, nil
-	case errors.Is(err, errPart), errors.Is(err, ErrDamaged): // a whole state makes it a cart again
+	case errors.Is(err, errPart):
 		return nil, nil
 	case err != nil:
 		return nil, err

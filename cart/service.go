@@ -324,7 +324,7 @@ func (s *Service) Execute(ctx context.Context, q *Request) (Result, error) {
 	}
 	result.State, result.Reached = r.durable, r.reached(nil)
 	if q.Durability == Database && s.acknowledges() {
-		result.Reached = Reached{Database: true} // what it replays is there, if not all that came since
+		result.Reached = Reached{Database: true} // whatever came since
 	}
 	return result, nil
 }
@@ -501,8 +501,8 @@ func (s *Service) admitsWrite(ctx context.Context, r *resident, a Access) error 
 // acquireSeen is acquire for a client that has seen the cart, or not where c is nil.
 func (s *Service) acquireSeen(ctx context.Context, id ID, c *Context) (*resident, error) {
 	r, err := s.acquire(ctx, id, true)
-	if errors.Is(err, ErrNotFound) && c != nil && s.replicator != nil {
-		return nil, errContextUnavailable // it is somewhere else, maybe with nodes that this one never met
+	if errors.Is(err, ErrNotFound) && c != nil && s.replicator != nil && !(s.reachable() && s.replicator.Synced()) {
+		return nil, errContextUnavailable // it is somewhere else
 	}
 	return r, err
 }
@@ -627,13 +627,13 @@ func (s *Service) Read(ctx context.Context, id ID, a Access, c *Context) (*State
 	}
 	defer r.mu.Unlock()
 	durable := func() *State { return r.durable }
-	if r.durable == nil && c != nil {
-		if err := s.awaitContext(ctx, r, c, durable); err != nil {
-			return nil, err
-		}
-	}
 	if r.durable == nil {
-		return nil, ErrNotFound // not created yet, as far as anybody was told
+		if c == nil && (len(r.unsafe) == 0 || r.unsafe[0].author) {
+			return nil, ErrNotFound // not created yet, as far as anybody was told
+		}
+		if s.awaitContext(ctx, r, nil, durable) != nil {
+			return nil, &Error{Reason: Unavailable, Detail: "the cart is not safe yet, as far as this node knows"}
+		}
 	}
 	if err := s.admits(r.durable, a); err != nil {
 		return nil, err

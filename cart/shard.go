@@ -87,7 +87,7 @@ func (s *Service) load(ctx context.Context, sh *shard, id ID, ask bool) (*reside
 			s.background(func() {
 				l.resident, l.err = s.fetch(sh, id, ask)
 				sh.mu.Lock()
-				delete(sh.loads, id)
+				sh.loaded(id)
 				sh.mu.Unlock()
 				close(l.done)
 			})
@@ -127,7 +127,7 @@ func (s *Service) fetch(sh *shard, id ID, ask bool) (*resident, error) {
 			r.durable = r.latest
 		}
 		if len(states) == 0 && !complete && absent {
-			return nil, &Error{Reason: Unavailable, Detail: "nodes that may have the cart did not answer"}
+			return nil, &Error{Reason: Unavailable, Detail: "nodes that may have the cart did not answer, or cannot tell"}
 		}
 	}
 	switch {
@@ -148,7 +148,7 @@ func (s *Service) fetch(sh *shard, id ID, ask bool) (*resident, error) {
 	return r, nil
 }
 
-// ask returns what the peers have in memory of a cart.
+// ask returns what the peers have in memory of a cart, and whether that is all.
 func (s *Service) ask(id ID) (states []*State, complete bool) {
 	var answer struct {
 		payloads [][]byte
@@ -169,6 +169,8 @@ func (s *Service) ask(id ID) (states []*State, complete bool) {
 		switch {
 		case err != nil || len(d.Base) > 0:
 			s.refused.malformed.Add(1)
+		case !extentOf(&d.State).any():
+			answer.complete = false
 		case d.Newest() > crdt.TimestampAt(now.Add(maxAhead)):
 			s.refused.tooNew.Add(1)
 		case purged(&d.State, now):
