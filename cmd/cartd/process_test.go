@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 }
 
 // build builds cartd and cartload and returns their paths.
-func build(t *testing.T) (cartd, cartload string) {
+func build(t testing.TB) (cartd, cartload string) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("runs processes")
@@ -64,7 +64,7 @@ func build(t *testing.T) (cartd, cartload string) {
 
 // process is a running cartd.
 type process struct {
-	t     *testing.T
+	t     testing.TB
 	cmd   *exec.Cmd
 	api   string // base URLs
 	admin string
@@ -87,7 +87,7 @@ func environment() []string {
 
 // start starts cartd on a data directory and waits until it serves. Listening addresses are free
 // ones unless args say otherwise.
-func start(t *testing.T, dir string, args ...string) *process {
+func start(t testing.TB, dir string, args ...string) *process {
 	t.Helper()
 	p := launch(t, dir, args...)
 	if p.api == "" {
@@ -97,7 +97,7 @@ func start(t *testing.T, dir string, args ...string) *process {
 }
 
 // launch starts cartd and returns when it serves or has ended.
-func launch(t *testing.T, dir string, args ...string) *process {
+func launch(t testing.TB, dir string, args ...string) *process {
 	t.Helper()
 	cartd, _ := build(t)
 	return launchCommand(t, exec.Command(cartd, append(append(listening(), "--data-dir", dir), args...)...))
@@ -108,7 +108,7 @@ func listening() []string {
 	return []string{"serve", "--dev", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"}
 }
 
-func launchCommand(t *testing.T, cmd *exec.Cmd) *process {
+func launchCommand(t testing.TB, cmd *exec.Cmd) *process {
 	t.Helper()
 	p := &process{t: t, cmd: cmd, done: make(chan struct{})}
 	p.cmd.Env = environment()
@@ -202,7 +202,12 @@ func (p *process) call(method, path, body string, headers ...string) (answer, er
 	for i := 0; i < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
 	}
-	response, err := http.DefaultClient.Do(r)
+	return send(http.DefaultClient, r)
+}
+
+// send sends a request.
+func send(client *http.Client, r *http.Request) (answer, error) {
+	response, err := client.Do(r)
 	if err != nil {
 		return answer{}, err
 	}
@@ -242,7 +247,7 @@ func (p *process) create(n int) string {
 }
 
 // await waits until ready holds.
-func await(t *testing.T, what string, ready func() bool) {
+func await(t testing.TB, what string, ready func() bool) {
 	t.Helper()
 	deadline := time.After(20 * time.Second)
 	ticker := time.NewTicker(20 * time.Millisecond)

@@ -30,7 +30,11 @@ type Server struct {
 	settings []string
 	attr     *syscall.SysProcAttr
 	cmd      *exec.Cmd // nil while it is not running
+	paused   []int     // the processes that Pause stopped
 }
+
+// Pid returns the id of the process that started the server's others, while it runs.
+func (s *Server) Pid() int { return s.cmd.Process.Pid }
 
 // Start starts a server for a test, with settings like "fsync=off" beside the defaults.
 func Start(tb testing.TB, settings ...string) *Server {
@@ -177,21 +181,29 @@ func (s *Server) Stop(tb testing.TB) {
 // Kill ends the server as a crash would.
 func (s *Server) Kill(tb testing.TB) {
 	tb.Helper()
-	if err := s.end(syscall.SIGKILL); err != nil {
+	if s.cmd == nil {
+		return
+	}
+	if err := errors.Join(s.resume(), s.killAll()); err != nil {
 		tb.Fatal(err)
 	}
+	s.wait()
 }
 
 func (s *Server) end(signal syscall.Signal) error {
 	if s.cmd == nil {
 		return nil
 	}
-	if err := s.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := errors.Join(s.resume(), s.cmd.Process.Signal(signal)); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
+	s.wait()
+	return nil
+}
+
+func (s *Server) wait() {
 	_ = s.cmd.Wait() // that it was killed is no news
 	s.cmd = nil
-	return nil
 }
 
 // remove ends the server and removes its files. Processes of one that was killed may still be there
