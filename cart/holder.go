@@ -201,7 +201,7 @@ func (s *Service) hold(ctx context.Context, id ID) (*resident, error) {
 	case errors.Is(err, ErrNotFound):
 		s.shard(id).forgetVersion(id)
 		return nil, nil
-	case errors.Is(err, errPart):
+	case errors.Is(err, errPart), errors.Is(err, ErrDamaged): // a whole state makes it a cart again
 		return nil, nil
 	case err != nil:
 		return nil, err

@@ -324,7 +324,7 @@ func (s *Service) Execute(ctx context.Context, q *Request) (Result, error) {
 	}
 	result.State, result.Reached = r.durable, r.reached(nil)
 	if q.Durability == Database && s.acknowledges() {
-		result.Reached = Reached{Database: true} // whatever came since
+		result.Reached = Reached{Database: true} // what it replays is there, if not all that came since
 	}
 	return result, nil
 }
@@ -501,8 +501,8 @@ func (s *Service) admitsWrite(ctx context.Context, r *resident, a Access) error 
 // acquireSeen is acquire for a client that has seen the cart, or not where c is nil.
 func (s *Service) acquireSeen(ctx context.Context, id ID, c *Context) (*resident, error) {
 	r, err := s.acquire(ctx, id, true)
-	if errors.Is(err, ErrNotFound) && c != nil && s.replicator != nil && !(s.reachable() && s.replicator.Synced()) {
-		return nil, errContextUnavailable // it is somewhere else
+	if errors.Is(err, ErrNotFound) && c != nil && s.replicator != nil {
+		return nil, errContextUnavailable // it is somewhere else, maybe with nodes that this one never met
 	}
 	return r, err
 }
