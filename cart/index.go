@@ -109,14 +109,29 @@ func (s *Service) seed() {
 			after = v.ID
 			sh := s.shard(v.ID)
 			sh.mu.Lock()
-			if _, known := sh.versions[v.ID]; !known {
+			version, known := sh.versions[v.ID]
+			if !known {
 				sh.setVersion(v.ID, v.Version)
 			}
+			r := sh.carts[v.ID]
 			sh.mu.Unlock()
+			if known && version != v.Version && r != nil {
+				s.catchUp(r)
+			}
 		}
 		done = len(stored) < seedBatch
 	}
 	s.seeded.Store(true)
+}
+
+// catchUp has a cart that came from a peer joined with what is stored of it, which nobody else may have: it
+// was committed by a node that has died since.
+func (s *Service) catchUp(r *resident) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.gone && r.packed == nil {
+		s.refresh(r)
+	}
 }
 
 // versionsFrom returns what the index has of the slot of from, sorted by id and beginning at from.
