@@ -137,17 +137,31 @@ func (s *Service) Mark(_ uint64, id [16]byte, encoded []byte) {
 	}
 }
 
-// Recall returns the durable state of a cart, as a payload, if it is in memory. An empty state says that there
-// is more, which is not durable or not the whole cart, as far as this node knows.
+// recallWait is how long Recall waits for this node's own file.
+const recallWait = 100 * time.Millisecond
+
+// Recall returns the durable state of a cart, as a payload, if it is in memory, or in a file of this node's
+// own. An empty state says that there is more, which is not durable or not the whole cart, as far as this
+// node knows.
 func (s *Service) Recall(id [16]byte) (payload []byte, known bool) {
 	sh := s.shard(id)
 	r := sh.get(id)
+	if r == nil && !s.shared {
+		ctx, cancel := context.WithTimeout(s.running, recallWait)
+		defer cancel()
+		held, err := s.acquire(ctx, id, false)
+		if err != nil {
+			return recalled(new(State)), !errors.Is(err, ErrNotFound)
+		}
+		held.mu.Unlock()
+		r = held
+	}
 	if r == nil {
 		whole, safe := sh.beginning(id)
 		if !safe {
 			whole = new(State)
 		}
-		return crdt.AppendDelta(nil, &crdt.Delta{State: *whole}), safe || sh.keeps(id)
+		return recalled(whole), safe || sh.keeps(id)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -159,14 +173,13 @@ func (s *Service) Recall(id [16]byte) (payload []byte, known bool) {
 		}
 		durable = state
 	}
-	if r.gone {
-		return nil, false
-	}
 	if durable == nil {
 		durable = new(State)
 	}
-	return crdt.AppendDelta(nil, &crdt.Delta{State: *durable}), true
+	return recalled(durable), true
 }
+
+func recalled(s *State) []byte { return crdt.AppendDelta(nil, &crdt.Delta{State: *s}) }
 
 // Seeded reports whether Digests and EachVersion tell of every cart that is stored.
 func (s *Service) Seeded() bool { return s.seeded.Load() }

@@ -615,9 +615,24 @@ func (g *region) checkCarts(clients []*client, acknowledged []atomic.Int64) {
 				encoded = b
 			}
 			stored := n.store.state(c.id)
-			if !bytes.Equal(b, encoded) || stored == nil || !bytes.Equal(b, crdt.AppendState(nil, stored)) {
-				g.t.Errorf("the cart %d at node %d is not what others have, or not what is stored", k, n.start)
+			if !bytes.Equal(b, encoded) {
+				g.t.Errorf("the cart %d at node %d is not what others have: %v", k, n.start, state.VV)
+			}
+			if stored == nil || !bytes.Equal(b, crdt.AppendState(nil, stored)) {
+				g.t.Errorf("the cart %d at node %d is not what is stored: %s and %s", k, n.start, dumpOf(state), dumpOf(stored))
 			}
 		}
 	}
+}
+
+// dumpOf renders the lines of a state with their entries.
+func dumpOf(s *State) string {
+	if s == nil {
+		return "nothing"
+	}
+	text := fmt.Sprint(s.VV)
+	for _, l := range s.Lines {
+		text += fmt.Sprintf(" %s@%d%v%v", l.Key, l.First, l.Counter, l.Registers)
+	}
+	return text
 }
