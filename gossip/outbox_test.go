@@ -123,7 +123,7 @@ func TestOutboxAgainstItsModel(t *testing.T) {
 		m := &outboxModel{outbox: outbox{limit: 1 << 20}}
 		r.Repeat(map[string]func(*rapid.T){
 			"": m.check,
-			"push": func(r *rapid.T) {
+			"push": func(*rapid.T) {
 				n := m.next
 				m.next++
 				it := item{kind: kindDelta, id: cartID(n)}

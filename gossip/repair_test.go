@@ -94,6 +94,39 @@ func TestRepairOfThousandsOfCarts(t *testing.T) {
 	}
 }
 
+func TestWhoIsSyncedHasEverything(t *testing.T) {
+	padding = make([]byte, 100<<10) // the states do not fit into an outbox at once
+	defer func() { padding = make([]byte, 300) }()
+	const n = 60
+	for _, test := range []struct {
+		name       string
+		here, from int // carts of the opener, and the first one of the other
+	}{
+		{"the opener has everything", n, n},
+		{"the other has everything", 0, 0},
+		{"both have something", n / 2, n / 4},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := newScene(t, 2)
+			a, b := s.actors[0], s.actors[1]
+			a.fill(0, test.here)
+			b.fill(test.from, n)
+			s.carry = func(_, _ *actor, frame []byte) [][]byte {
+				for _, x := range s.actors {
+					if x.Synced() && len(x.carts.carts) < n {
+						t.Fatalf("%s is synced, with %d of %d carts", x.name, len(x.carts.carts), n)
+					}
+				}
+				return [][]byte{frame}
+			}
+			s.up(a, b)
+			s.settle()
+			s.expectEqual(n)
+			expect(t, "synced", []bool{a.Synced(), b.Synced()}, []bool{true, true})
+		})
+	}
+}
+
 // oneSlot returns ids that are all in one slot.
 func oneSlot(n int) [][16]byte {
 	ids := make([][16]byte, n)
