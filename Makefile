@@ -4,17 +4,19 @@ BENCH    ?= .
 COUNT    ?= 1
 FUZZTIME ?= 10s
 PACKAGES ?= ./...
+SEEDS    ?= 1000
+SEED     ?=
 
 GO      := go
 LINTER  := $(GO) tool -modfile=.ci/lint/go.mod golangci-lint
 SOURCES := find . -name '*.go' -not -path './.git/*' -type f
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test race fuzz bench lint fmt fmt-check generate generate-check check clean
+.PHONY: help build run test race fuzz bench sim lint fmt fmt-check generate generate-check check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@printf '\nVariables: PACKAGES=%s BENCH=%s COUNT=%s FUZZTIME=%s\n' '$(PACKAGES)' '$(BENCH)' '$(COUNT)' '$(FUZZTIME)'
+	@printf '\nVariables: PACKAGES=%s BENCH=%s COUNT=%s FUZZTIME=%s SEEDS=%s\n' '$(PACKAGES)' '$(BENCH)' '$(COUNT)' '$(FUZZTIME)' '$(SEEDS)'
 
 build: ## build bin/cartd and bin/cartload
 	@mkdir -p bin
@@ -40,6 +42,9 @@ fuzz: ## run every fuzz target of PACKAGES for FUZZTIME each
 
 bench: ## run the benchmarks BENCH of PACKAGES, COUNT times
 	@$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) $(PACKAGES)
+
+sim: ## simulate a region under SEEDS seeds, or under one, with its trace: SEED=17
+	@$(if $(SEED),SEED='$(SEED)',SEEDS='$(SEEDS)') $(GO) test ./internal/sim -run '^TestSimulation$$' -count=1 -v -timeout 2h
 
 lint: ## run the linters of .golangci.yml
 	@$(LINTER) run ./...

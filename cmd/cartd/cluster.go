@@ -52,7 +52,7 @@ func (c *clusterConfig) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.gossipListen, "gossip-listen", "127.0.0.1:7946", "address for membership, TCP and UDP")
 	f.StringVar(&c.linkListen, "link-listen", "127.0.0.1:7947", "address for the links that carry the carts, TCP")
 	f.StringVar(&c.advertiseHost, "advertise-host", "", "host that other nodes reach this one at (default: that of --gossip-listen and --link-listen, or the first private address)")
-	f.IntVar(&c.replicas, "replicas", 3, fmt.Sprintf("nodes of the region that keep a cart, 2 to %d", maxReplicas))
+	f.IntVar(&c.replicas, "replicas", 3, fmt.Sprintf("nodes of the region that own a cart, 2 to %d: they get its writes at once", maxReplicas))
 	f.IntVar(&c.tolerate, "tolerate", 1, "nodes that may fail at once without a loss: a write is acknowledged when one more holds it")
 }
 
