@@ -147,7 +147,7 @@ func (s *Service) Recall(id [16]byte) (payload []byte, known bool) {
 	sh := s.shard(id)
 	r := sh.get(id)
 	if r == nil && !s.shared {
-		ctx, cancel := context.WithTimeout(s.running, recallWait)
+		ctx, cancel := s.scheduler.WithTimeout(s.running, recallWait)
 		defer cancel()
 		held, err := s.acquire(ctx, id, false)
 		if err != nil {
@@ -297,7 +297,7 @@ func (s *Service) refresh(r *resident) {
 	}
 	r.refreshing = true // and so it stays
 	s.background(func() {
-		ctx, cancel := context.WithTimeout(s.running, loadTimeout)
+		ctx, cancel := s.scheduler.WithTimeout(s.running, loadTimeout)
 		defer cancel()
 		stored, err := s.store.Load(ctx, r.id)
 		states, _ := s.ask(r.id)

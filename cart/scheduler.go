@@ -1,6 +1,9 @@
 package cart
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // Scheduler runs what a Service does at the same time, and waits. The default leaves both to the Go
 // runtime; a simulation brings its own, to decide what happens in which order.
@@ -13,6 +16,9 @@ type Scheduler interface {
 
 	// After returns a channel that is closed after d, unless stop is called before.
 	After(d time.Duration) (done <-chan struct{}, stop func())
+
+	// WithTimeout is context.WithTimeout by the time of After.
+	WithTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc)
 }
 
 // runtimeScheduler is the Scheduler of the Go runtime.
@@ -32,6 +38,10 @@ func (runtimeScheduler) After(d time.Duration) (<-chan struct{}, func()) {
 	done := make(chan struct{})
 	timer := time.AfterFunc(d, func() { close(done) })
 	return done, func() { timer.Stop() }
+}
+
+func (runtimeScheduler) WithTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, d)
 }
 
 // isClosed reports whether a channel that nothing is sent to is closed.

@@ -762,7 +762,7 @@ func (s *Service) janitor() {
 }
 
 func (s *Service) purge() {
-	ctx, cancel := context.WithTimeout(s.running, time.Minute)
+	ctx, cancel := s.scheduler.WithTimeout(s.running, time.Minute)
 	defer cancel()
 	n, err := s.store.Purge(ctx, crdt.TimestampAt(s.now().Add(-TimeToPurge)))
 	if err != nil {

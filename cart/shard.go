@@ -106,7 +106,7 @@ func (s *Service) load(ctx context.Context, sh *shard, id ID, ask bool) (*reside
 
 // fetch makes a cart resident that is in the store, or with a peer.
 func (s *Service) fetch(sh *shard, id ID, ask bool) (*resident, error) {
-	ctx, cancel := context.WithTimeout(s.running, loadTimeout)
+	ctx, cancel := s.scheduler.WithTimeout(s.running, loadTimeout)
 	defer cancel()
 	stored, err := s.store.Load(ctx, id)
 	absent := errors.Is(err, ErrNotFound)
