@@ -111,6 +111,9 @@ func (s *Service) joinOne(r *resident, d *crdt.Delta, safe bool) error {
 	}
 	c := &change{state: state, events: extentOf(&d.State), safe: safe}
 	r.push(c)
+	if !s.shared && len(d.Base) == 0 { // maybe a state, which may not reach to what the store has
+		d = &crdt.Delta{State: *state}
+	}
 	s.changed(r, from, d)
 	if !safe {
 		s.watch(c)

@@ -385,8 +385,12 @@ func (s *Service) changed(r *resident, from *State, d *crdt.Delta) {
 	s.resized(r)
 	s.reindex(r, from, r.latest)
 	if !s.shared {
-		if r.unsaved != nil {
+		switch {
+		case r.unsaved == nil:
+		case r.unsaved.Adjoins(d):
 			d = crdt.Merge(r.unsaved, d)
+		default: // a state tells of what is gone by what it covers: a merge would not any more
+			d = &crdt.Delta{State: *r.latest}
 		}
 		r.unsaved = d
 	}
