@@ -219,6 +219,9 @@ func (c *checker) answered(n *node, q *request, state *crdt.State, replayed bool
 		return
 	}
 	c.held(s, extent{visible, state.Erased}, fmt.Sprintf("what %s showed of %s", n.name(), s.label))
+	if !state.Erased && !visible.has(0) {
+		w.fail("part", "%s showed a part of %s, without its beginning: %v", n.name(), s.label, state.VV)
+	}
 	s.shown = s.shown.Join(state.VV)
 	if q.made.Seq > 0 {
 		s.acked = s.acked.Join(crdt.VV{q.made})
@@ -326,36 +329,62 @@ func (c *checker) look() {
 	}
 }
 
-// differences tells what keeps the replicas from knowing the same, or "".
+// differences tells what keeps the replicas from knowing the same, or "". Events that build on others which
+// died with their author, unacknowledged, are not looked for.
 func (c *checker) differences() string {
 	w := c.world
 	live := w.live()
 	for _, s := range c.subjects {
-		database, _ := w.database.holds(s)
-		all := database
-		kept := make([]extent, len(live))
+		var all sight
+		database := w.database.sight(s.id)
+		all.join(database)
+		kept := make([]sight, len(live))
 		for i, n := range live {
-			kept[i], _ = n.holds(s)
-			if !n.memory(s.id).resident { // it would be loaded
+			memory := n.memory(s.id)
+			kept[i].take(memory.state(), memory.fragments)
+			if !memory.resident { // it would be loaded
 				kept[i].join(database)
+				if n.machine.file != nil {
+					kept[i].join(n.machine.file.sight(s.id))
+				}
 			}
 			all.join(kept[i])
 		}
+		most := all.whole()
 		for i, n := range live {
-			switch {
-			case all.erased && !kept[i].erased:
+			switch has := kept[i].whole(); {
+			case most.Erased && !has.Erased:
 				return fmt.Sprintf("%s does not know that %s is erased", n.name(), s.label)
-			case !all.erased && !all.events.within(kept[i].events):
-				return fmt.Sprintf("%s lacks of %s%s", n.name(), s.label, s.model.list(all.events.less(kept[i].events)))
+			case !most.Erased && !has.VV.Descends(most.VV):
+				return fmt.Sprintf("%s lacks of %s%s", n.name(), s.label, s.model.lacking(has.VV, most.VV))
 			}
 		}
 	}
 	for _, n := range live[1:] {
 		if *n.service.Digests() != *live[0].service.Digests() {
-			return fmt.Sprintf("the digests of %s and %s differ", live[0].name(), n.name())
+			return fmt.Sprintf("the digests of %s and %s differ: %s", live[0].name(), n.name(), c.versions(live[0], n))
 		}
 	}
 	return ""
+}
+
+// versions tells which carts have different versions in the indexes of two nodes.
+func (c *checker) versions(a, b *node) (list string) {
+	for _, s := range c.subjects {
+		version := func(n *node) (v uint64) {
+			n.service.EachVersion(s.id, func(id [16]byte, version uint64) bool {
+				if id == s.id {
+					v = version
+				}
+				return id != s.id
+			})
+			return v
+		}
+		if x, y := version(a), version(b); x != y {
+			list += fmt.Sprintf("%s %016x %016x, ", s.label, x, y)
+		}
+	}
+	return list
 }
 
 // unshown tells what a process knows and does not show to readers, or "".

@@ -14,8 +14,12 @@ import (
 // patience is how long a client waits for an answer.
 const patience = 2 * time.Second
 
-// slack is how much later than that an answer may come: by the scheduler's whims.
-const slack = 500 * time.Millisecond
+// prompt is how soon a write is refused that neither peers nor database can hold; waiting for a context
+// comes before that.
+const prompt, forContext = 500 * time.Millisecond, 250 * time.Millisecond
+
+// slack is how much later than either an answer may come: by the scheduler's whims.
+const slack = 200 * time.Millisecond
 
 // session is a shopper: a token, perhaps a context, and the habit of trying again.
 type session struct {
@@ -112,11 +116,15 @@ func (w *world) call(n *node, q *request) *answer {
 	}
 	ctx, cancel := context.WithCancel(n.running)
 	deadline := w.after(patience, cancel)
-	began := w.now
+	began, helpless := w.now, n.helpless()
 	running := w.start(n, n.name()+" request of "+q.session, func() {
 		defer close(a.done)
 		w.execute(ctx, n, q, a)
-		if took := w.now - began; took > patience+slack && !n.dead {
+		took := w.now - began
+		if helpless && n.helpless() && reasonOf(a.err) == cart.NotDurable && took > prompt+forContext+slack {
+			w.fail("liveness", "%s refused %s after %v, though nobody could hold the write", n.name(), q.session, took)
+		}
+		if took > patience+slack && !n.dead {
 			w.fail("liveness", "%s: %s was answered after %v: %v", n.name(), q.session, took, a.err)
 		}
 	})
@@ -129,6 +137,21 @@ func (w *world) call(n *node, q *request) *answer {
 	}
 	w.sleep(w.delay()/2, nil)
 	return a
+}
+
+// helpless reports whether no link and no database has been there for the process for some time.
+func (n *node) helpless() bool {
+	w := n.world
+	d := w.database
+	if n.dead || !w.plan.shared || !d.down && !d.hung || w.now-d.changed < patience {
+		return false
+	}
+	for _, e := range n.ends {
+		if e.up {
+			return false
+		}
+	}
+	return w.now-n.cutOff > patience
 }
 
 // execute runs in the activity of the request.

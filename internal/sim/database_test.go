@@ -18,10 +18,11 @@ type database struct {
 	name    string
 	rows    map[cart.ID][]row // what was committed of each cart, oldest first
 	latency time.Duration
-	down    bool    // nothing is answered but that there is no room
-	hung    bool    // nothing is answered
-	unsure  float64 // share of commits that are made and whose answer is lost
-	stale   float64 // share of loads that are answered by what was there a while ago
+	down    bool          // nothing is answered but that there is no room
+	hung    bool          // nothing is answered
+	changed time.Duration // when it went down, or came up
+	unsure  float64       // share of commits that are made and whose answer is lost
+	stale   float64       // share of loads that are answered by what was there a while ago
 }
 
 // row is what is committed of a cart at one time.
@@ -60,15 +61,14 @@ func (d *database) join(changes []cart.Change) {
 	for _, c := range changes {
 		was := d.last(c.ID)
 		state := was.state
-		if c.State != nil {
+		left := slices.Clone(was.fragments)
+		if c.Delta != nil {
+			left = append(left, c.Delta)
+		} else {
 			if state == nil {
 				state = new(crdt.State)
 			}
 			state = crdt.Join(state, c.State)
-		}
-		left := slices.Clone(was.fragments)
-		if c.State == nil {
-			left = append(left, c.Delta)
 		}
 		for n := -1; n != len(left); {
 			n = len(left)
@@ -112,14 +112,14 @@ func (s *store) ask(began time.Duration) error {
 	if w.rand.IntN(200) == 0 {
 		d *= 50
 	}
-	w.sleep(d, s.node.gone)
+	w.sleep(min(d, began+timeout-w.now), s.node.gone)
 	for s.hung && w.now < began+timeout && !s.node.dead {
 		w.sleep(20*time.Millisecond, s.node.gone)
 	}
 	switch {
 	case s.node.dead:
 		return errGone
-	case s.hung:
+	case w.now >= began+timeout:
 		return fmt.Errorf("%w: %w", cart.ErrNoRoom, errTimeout)
 	case s.down:
 		return fmt.Errorf("%w: the database is down", cart.ErrNoRoom)
@@ -213,8 +213,10 @@ func (s *store) Purge(context.Context, crdt.Timestamp) (int, error) { return 0, 
 // Versions returns the versions of what is joined.
 func (s *store) Versions(_ context.Context, after cart.ID, limit int) ([]cart.StoredVersion, error) {
 	if err := s.ask(s.world.now); err != nil {
+		s.world.trace("%s versions: %v", s.node.name(), err)
 		return nil, err
 	}
+	s.world.trace("%s versions", s.node.name())
 	var versions []cart.StoredVersion
 	for id := range s.rows {
 		if state := s.last(id).state; state != nil && bytes.Compare(id[:], after[:]) > 0 {

@@ -33,6 +33,8 @@
 //   - equal-bytes: states with equal version vectors have equal encodings.
 //   - dirty-read: of what an answer showed, so much is held by live processes, or the database, that
 //     the failures which are tolerated cannot take it away.
+//   - part: what an answer shows begins with the creation of the cart.
+//   - unique-dots: no two events have one name.
 //   - session: a session that sends its context never goes back, and sees what it wrote.
 //   - convergence: all replicas are equal in time, and the database has what they have.
 //   - liveness: every request is answered in time, and a healed region takes writes at every node.

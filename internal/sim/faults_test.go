@@ -193,9 +193,9 @@ func (w *world) outage() {
 	}
 	w.count["outages"]++
 	w.trace("%s is down", d.name)
-	d.down = true
+	d.down, d.changed = true, w.now
 	w.last(100*time.Millisecond, 8*time.Second)
-	d.down = false
+	d.down, d.changed = false, w.now
 	w.trace("%s is up", d.name)
 }
 
@@ -207,9 +207,9 @@ func (w *world) hang() {
 	}
 	w.count["hangs"]++
 	w.trace("%s hangs", d.name)
-	d.hung = true
+	d.hung, d.changed = true, w.now
 	w.last(100*time.Millisecond, 6*time.Second)
-	d.hung = false
+	d.hung, d.changed = false, w.now
 	w.trace("%s hangs no more", d.name)
 }
 

@@ -19,16 +19,16 @@ func (w *world) probe() {
 		live := w.live()
 		group := w.groups(live)
 		for _, n := range live {
-			if n.probe(group) {
-				n.tell()
-			}
+			n.probe(group)
+		}
+		for _, n := range live {
+			n.tell()
 		}
 		w.probe()
 	})
 }
 
-// groups numbers the groups of processes that can talk to each other, directly or not, and have each
-// other in view.
+// groups numbers the groups of processes that can talk to each other, directly or not.
 func (w *world) groups(live []*node) map[*node]int {
 	group := make(map[*node]int, len(live))
 	for i, n := range live {
@@ -48,45 +48,40 @@ func (w *world) groups(live []*node) map[*node]int {
 	return group
 }
 
-// probe reports whether the view has changed.
-func (n *node) probe(group map[*node]int) (changed bool) {
+// probe forgets who has not been in reach for long, and exchanges views with those who are.
+func (n *node) probe(group map[*node]int) {
 	w := n.world
-	mine := group[n]
 	for _, p := range slices.Clone(n.view) {
 		switch at, found := group[p]; {
 		case p == n:
-		case found && at == mine:
+		case found && at == group[n]:
 			n.seen[p.member.Start] = w.now
 		case w.now-n.seen[p.member.Start] > w.plan.suspicion:
 			w.trace("%s takes %s for dead", n.name(), p.name())
 			w.count["forgotten"]++
 			n.view = slices.DeleteFunc(n.view, func(x *node) bool { return x == p })
 			n.rejoin.Lost(p.member.GossipAddr, n.clock())
-			changed = true
+			n.news = true
 		}
 	}
-	for _, p := range slices.Clone(n.view) { // gossip
-		if p == n || !w.reaches(n, p) {
-			continue
-		}
-		for _, x := range p.view {
-			if at, found := group[x]; found && at == mine {
-				changed = n.meet(x) || changed
-			}
+	for _, p := range slices.Clone(n.view) {
+		if p != n && w.reaches(n, p) {
+			n.exchange(p, group)
+			p.exchange(n, group)
 		}
 	}
-	return changed
 }
 
-// meet puts a process into the view.
-func (n *node) meet(p *node) (changed bool) {
-	if slices.Contains(n.view, p) {
-		return false
+// exchange takes over from another process's view who can be reached, be it through others.
+func (n *node) exchange(p *node, group map[*node]int) {
+	for _, x := range p.view {
+		if at, found := group[x]; found && at == group[n] && !slices.Contains(n.view, x) {
+			n.view = append(n.view, x)
+			n.seen[x.member.Start] = n.world.now
+			n.rejoin.Alive(x.member.GossipAddr)
+			n.news = true
+		}
 	}
-	n.view = append(n.view, p)
-	n.seen[p.member.Start] = n.world.now
-	n.rejoin.Alive(p.member.GossipAddr)
-	return true
 }
 
 // joinOthers joins whom the rejoin loop names.
@@ -105,8 +100,12 @@ func (n *node) joinOthers() {
 	})
 }
 
-// tell tells the core who is alive.
+// tell tells the core who is alive, if that has changed.
 func (n *node) tell() {
+	if !n.news || n.dead {
+		return
+	}
+	n.news = false
 	members := make([]gossip.Member, len(n.view))
 	for i, p := range n.view {
 		members[i] = p.member
@@ -119,23 +118,14 @@ func (n *node) join(address string) {
 	w := n.world
 	for _, m := range w.machines {
 		p := m.process
-		if n.dead || p == nil || p == n || p.member.GossipAddr != address || !w.reaches(n, p) {
+		if p == nil || p == n || p.member.GossipAddr != address || !w.reaches(n, p) {
 			continue
 		}
+		w.trace("%s joins %s", n.name(), p.name())
 		group := w.groups(w.live())
-		exchange := func(to, from *node) {
-			changed := false
-			for _, x := range from.view {
-				if at, found := group[x]; found && at == group[to] {
-					changed = to.meet(x) || changed
-				}
-			}
-			if changed {
-				w.trace("%s: a join with %s told of others", to.name(), from.name())
-				to.tell()
-			}
-		}
-		exchange(n, p)
-		exchange(p, n)
+		n.exchange(p, group)
+		p.exchange(n, group)
+		n.tell()
+		p.tell()
 	}
 }

@@ -96,3 +96,42 @@ func (d *database) holds(s *subject) (e extent, err error) {
 	}
 	return e, err
 }
+
+// sight is what can be seen of a cart, from one place or from several.
+type sight struct {
+	vv        crdt.VV
+	erased    bool
+	fragments []*crdt.Delta
+}
+
+func (z *sight) take(state *crdt.State, fragments []*crdt.Delta) {
+	if state != nil {
+		z.vv, z.erased = z.vv.Join(state.VV), z.erased || state.Erased
+	}
+	z.fragments = append(z.fragments, fragments...)
+}
+
+func (z *sight) join(o sight) {
+	z.take(&crdt.State{VV: o.vv, Erased: o.erased}, o.fragments)
+}
+
+// whole returns the version vector of what can be put together.
+func (z sight) whole() crdt.State {
+	vv, erased := z.vv, z.erased
+	for grown := true; grown; {
+		grown = false
+		for _, d := range z.fragments {
+			erased = erased || d.Erased
+			if vv.Descends(d.Base) && !vv.Descends(d.VV) {
+				vv, grown = vv.Join(d.VV), true
+			}
+		}
+	}
+	return crdt.State{VV: vv, Erased: erased}
+}
+
+func (d *database) sight(id cart.ID) (z sight) {
+	r := d.last(id)
+	z.take(r.state, r.fragments)
+	return z
+}

@@ -25,6 +25,7 @@ type end struct {
 	closed   bool
 	incoming []flight // by time of arrival
 	arrival  *timer
+	reading  bool
 	pump     *timer
 }
 
@@ -115,6 +116,9 @@ func (e *end) close(why string) {
 	if e.up && !n.dead {
 		w.trace("%s: link with %s is down: %s", n.name(), e.other.node.name(), why)
 		n.core.Down(e.other.node.member.Start, errors.New(why))
+	}
+	if e.up {
+		n.cutOff = w.now
 	}
 	e.up = false
 	w.after(w.delay(), func() {
@@ -217,31 +221,38 @@ func (e *end) expect(f flight) {
 	e.incoming = slices.Insert(e.incoming, i, f)
 }
 
-// arrive takes what has arrived, and comes back for what has not.
+// arrive takes what has arrived, and comes back for what has not. Taking a frame may block.
 func (e *end) arrive() {
 	n := e.node
 	w := n.world
-	if e.closed || n.dead || !e.up {
-		return
+	switch {
+	case e.closed || n.dead || !e.up || e.reading || len(e.incoming) == 0:
+	case e.incoming[0].at > w.now:
+		e.comeBack(e.incoming[0].at)
+	case !w.passes(e.other.node, n):
+		e.comeBack(w.now + 40*time.Millisecond) // TCP tries again
+	default:
+		e.reading = true
+		w.start(n, n.name()+" link", e.read)
 	}
+}
+
+// read takes the frames that have arrived.
+func (e *end) read() {
+	n := e.node
+	w := n.world
 	from := e.other.node
-	for len(e.incoming) > 0 && e.incoming[0].at <= w.now {
-		if !w.passes(from, n) {
-			e.comeBack(w.now + 40*time.Millisecond) // TCP tries again
-			return
-		}
+	for !e.closed && len(e.incoming) > 0 && e.incoming[0].at <= w.now && w.passes(from, n) {
 		frame := e.incoming[0].frame
 		e.incoming = e.incoming[1:]
 		w.trace("%s ← %s %d B", n.name(), from.name(), len(frame))
 		if err := n.core.Receive(from.member.Start, frame); err != nil {
 			w.trace("%s ← %s: %v", n.name(), from.name(), err)
 			e.close(err.Error())
-			return
 		}
 	}
-	if len(e.incoming) > 0 {
-		e.comeBack(e.incoming[0].at)
-	}
+	e.reading = false
+	e.arrive()
 }
 
 func (e *end) comeBack(at time.Duration) {

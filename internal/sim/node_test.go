@@ -31,6 +31,7 @@ type node struct {
 	core    *gossip.Core
 	store   *store
 	dead    bool
+	cutOff  time.Duration // when its last link went down
 	leaving bool
 	gone    chan struct{} // closed when it is dead
 	running context.Context
@@ -38,6 +39,7 @@ type node struct {
 	queues  map[uint64]*queue
 	ends    map[uint64]*end // by start id of the peer
 	view    []*node         // whom its memberlist takes for alive, in order of birth
+	news    bool            // it is not what the core was told
 	seen    map[uint64]time.Duration
 	redial  map[uint64]time.Duration
 	rejoin  *gossip.Rejoin

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"container/heap"
+	"context"
 	"fmt"
 	"iter"
 	"math/rand/v2"
@@ -214,6 +215,15 @@ type threads struct {
 
 func (t threads) Go(f func())                  { t.start(t.node, t.node.name()+" service", f) }
 func (t threads) Wait(x, y, z <-chan struct{}) { t.wait(x, y, z) }
+
+func (t threads) WithTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	x := t.after(d, cancel)
+	return ctx, func() {
+		x.stopped = true
+		cancel()
+	}
+}
 
 func (t threads) After(d time.Duration) (<-chan struct{}, func()) {
 	done := make(chan struct{})

@@ -209,8 +209,17 @@ func (w *world) openShop() (shoppers []chan struct{}) {
 const (
 	meetAgain = 22 * time.Second // a period of the rejoin loop and a dial
 	healIn    = 5 * time.Second  // all replicas are equal after the last link is up
+	makeRoom  = 10 * time.Second // where memory is short: what was refused waits for the database to have the rest
 	saveIn    = 12 * time.Second // and the database has all: as long as the third owner waits
 )
+
+// healIn is how long the replicas may differ.
+func (p *plan) healIn() time.Duration {
+	if p.memory < 1<<20 {
+		return healIn + makeRoom
+	}
+	return healIn
+}
 
 // converge waits until the replicas are equal.
 func (w *world) converge() {
@@ -221,8 +230,8 @@ func (w *world) converge() {
 	w.trace("all links are up")
 	began := w.now
 	why := ""
-	if !w.until(healIn, func() bool { why = w.check.differences(); return why == "" }) {
-		w.fail("convergence", "%v after the last link came up: %s", healIn, why)
+	if !w.until(w.plan.healIn(), func() bool { why = w.check.differences(); return why == "" }) {
+		w.fail("convergence", "%v after the last link came up: %s", w.plan.healIn(), why)
 		return
 	}
 	w.trace("all replicas are equal after %v", w.now-began)
@@ -254,8 +263,8 @@ func (w *world) lookAtAll() {
 		}
 	}
 	why := ""
-	if !w.until(healIn, func() bool { why = cmp.Or(w.check.differences(), w.check.unshown()); return why == "" }) {
-		w.fail("convergence", "%v after the last write: %s", healIn, why)
+	if !w.until(saveIn, func() bool { why = cmp.Or(w.check.differences(), w.check.unshown()); return why == "" }) {
+		w.fail("convergence", "%v after the last write: %s", saveIn, why)
 	}
 	for _, s := range w.check.subjects {
 		for _, n := range w.live() {
