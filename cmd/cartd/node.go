@@ -29,6 +29,7 @@ const (
 	stopTimeout = 15 * time.Second
 	// flushTimeout bounds how long it waits for the database while others hold what that lacks.
 	flushTimeout = 5 * time.Second
+	leftTimeout  = time.Second // after that
 	// joinTimeout bounds how long a node is not ready because it may lack what other nodes have.
 	joinTimeout = 10 * time.Second
 	meetTimeout = 2 * time.Second // of that, because it has not met any
@@ -44,6 +45,7 @@ type node struct {
 	storedIn string // where, for logs
 	service  *cart.Service
 	region   *gossip.Node // nil where the node is alone
+	left     bool         // in a stop: the database lacks what other nodes hold
 
 	serving  atomic.Bool // all of the above is there
 	joining  atomic.Bool // it is not known yet what this node lacks
@@ -135,7 +137,7 @@ func (n *node) startService(ctx context.Context) error {
 		n.joining.Store(true)
 	}
 	n.service = cart.New(o)
-	n.stops = append(n.stops, n.service.Close)
+	n.stops = append(n.stops, n.closeService)
 	if n.region == nil {
 		return nil
 	}
@@ -212,10 +214,28 @@ func (n *node) join(ctx context.Context) {
 func (n *node) flush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
-	if err := n.service.Flush(ctx); err != nil {
-		return fmt.Errorf("the database lacks writes that other nodes hold: %w", err)
+	err := n.service.Flush(ctx)
+	switch {
+	case err == nil:
+		return nil
+	case n.region.Core().Peers() < n.config.cluster.tolerate:
+		return fmt.Errorf("the database lacks writes, and too few other nodes are there to hold them: %w", err)
 	}
-	return nil
+	n.left = true
+	return fmt.Errorf("the database lacks writes, which are left to the other nodes: %w", err)
+}
+
+// closeService closes the service. What is left to other nodes need not wait for the database once more.
+func (n *node) closeService(ctx context.Context) error {
+	if !n.left {
+		return n.service.Close(ctx)
+	}
+	ctx, cancel := context.WithTimeout(ctx, leftTimeout)
+	defer cancel()
+	if err := n.service.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return nil // as flush said
 }
 
 // background runs f beside the rest until stop.

@@ -355,6 +355,21 @@ func TestRegionWithoutDatabase(t *testing.T) {
 	await(t, "both nodes show all units", func() bool {
 		return a.must("GET", path, "").cart.TotalQuantity == units && b.must("GET", path, "").cart.TotalQuantity == units
 	})
+
+	// A node that stops without the database leaves to the others what that lacks, and says so.
+	server.Stop(t)
+	if got := b.add(path); got != "peers=2" {
+		t.Errorf("reached %q", got)
+	}
+	units++
+	if err := b.stop(); err == nil || !strings.Contains(err.Error(), "left to the other nodes") {
+		t.Errorf("stop: %v", err)
+	}
+	server.Restart(t)
+	await(t, "the database has everything", func() bool { z := a.debug(); return z.Store.Reachable && z.Carts.Unsaved == 0 })
+	if got := a.must("GET", path, ""); got.cart.TotalQuantity != units {
+		t.Errorf("%d units, not %d", got.cart.TotalQuantity, units)
+	}
 }
 
 // TestPortInUse: the error names the flag of the port.
