@@ -46,13 +46,19 @@ func (f *fragments) covers(d *crdt.Delta) bool {
 	})
 }
 
-// add keeps a delta, together with one that it touches: a merge with any other would lose what lies between
-// their bases. What the committer is saving stays as it is.
+// mergeable reports whether each of two deltas has what the other needs of it, and needs nothing else that the
+// other does not: then their merge loses nothing, and can be joined wherever either of them can. Of others
+// one would have to wait for what the other lacks, perhaps for ever.
+func mergeable(a, b *crdt.Delta) bool {
+	return a.Erased || b.Erased || a.VV.Descends(b.Base) && b.VV.Descends(a.Base)
+}
+
+// add keeps a delta, together with one that it can be merged with. What the committer is saving stays as it is.
 func (f *fragments) add(d *crdt.Delta, safe bool) {
 	s := f.shard.service
 	for i := range f.deltas {
 		g := &f.deltas[i]
-		if g.safe == safe && !g.taken && !g.saved && g.size < maxMerged && g.delta.Adjoins(d) {
+		if g.safe == safe && !g.taken && !g.saved && g.size < maxMerged && mergeable(g.delta, d) {
 			g.delta = crdt.Merge(g.delta, d)
 			s.memory.Add(-g.size)
 			g.size = sizeOfDelta(g.delta)

@@ -371,3 +371,51 @@ func TestFragmentsAreMergedInBounds(t *testing.T) {
 		checkMemory(t, s)
 	})
 }
+
+// What comes is not held up by what lacks its base, in memory nor in the store.
+func TestAGapHoldsUpNothingElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newFakeStore()
+		s := start(t, peered(store, newFakeReplicator()))
+		x := newForeign(t, time.Now(), 2)
+		b := author{t, 5, time.Now()}
+		_, lost := b.step(x.states[0], addN("B", 1))
+		gap, _ := b.step(lost, addN("B", 1))
+		deliver(t, s, x.id, payload(gap), payload(x.deltas[0]), payload(x.deltas[1]))
+		c := author{t, 6, time.Now()}
+		late, _ := c.step(x.states[0], addN("C", 1))
+		deliver(t, s, x.id, payload(late))
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := store.state(x.id); got == nil || linesOf(got) != "A=1 C=1" {
+			t.Errorf("stored is %s", dumpOf(got))
+		}
+	})
+}
+
+// A merge can be joined wherever either part can.
+func TestMergeable(t *testing.T) {
+	x := newForeign(t, time.Now(), 5)
+	b := author{t, 5, time.Now()}
+	d, s := b.step(x.states[2], addN("A", 1))
+	e, s := b.step(s, remove("A"))
+	f, _ := b.step(s, addN("B", 1))
+	all := append(x.deltas, d, e, f)
+	merges := 0
+	for _, p := range all {
+		for _, q := range all {
+			if p == q || !mergeable(p, q) {
+				continue
+			}
+			merges++
+			m := crdt.Merge(p, q)
+			if !p.Base.Descends(m.Base) || !q.Base.Descends(m.Base) {
+				t.Errorf("(%v, %v] and (%v, %v] merge to (%v, %v]", p.Base, p.VV, q.Base, q.VV, m.Base, m.VV)
+			}
+		}
+	}
+	if merges == 0 {
+		t.Error("nothing can be merged")
+	}
+}

@@ -1,0 +1,178 @@
+package cart
+
+import (
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cartd/crdt"
+)
+
+// Two nodes that get the same deltas and states of a few carts in different orders, with evictions, loads,
+// saves and a start in between, end with equal digests: those that were wrong meanwhile are set right by
+// whoever compares.
+func TestIndexesOfEqualCartsAreEqual(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	synctest.Test(t, func(t *testing.T) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		for range 60 {
+			const carts = 4
+			var foreigners [carts]foreign
+			for i := range foreigners {
+				foreigners[i] = newForeign(t, time.Now(), 5)
+			}
+			store := newFakeStore()
+			if random.IntN(2) == 0 {
+				store.put(foreigners[0].id, foreigners[0].states[random.IntN(6)])
+			}
+			nodes := []*Service{New(peered(store, newFakeReplicator())), New(peered(store, newFakeReplicator()))}
+			for _, s := range nodes {
+				scatter(t, random, s, foreigners[:])
+			}
+			compare := func() {
+				for i := range foreigners {
+					a, b := nodes[0], nodes[1]
+					id := foreigners[i].id
+					vector, known, err := a.Vector(t.Context(), id)
+					if err != nil || !known {
+						t.Fatalf("known %v, %v", known, err)
+					}
+					if ahead, behind, err := b.Compare(t.Context(), id, vector); ahead || behind || err != nil {
+						t.Fatalf("ahead %v, behind %v, %v", ahead, behind, err)
+					}
+				}
+			}
+			compare()
+			if *nodes[0].Digests() != *nodes[1].Digests() {
+				t.Error("equal carts have different digests")
+			}
+			for _, s := range nodes {
+				for i := range foreigners {
+					x := &foreigners[i]
+					want := VersionHash(x.id, x.states[5])
+					s.EachVersion(x.id, func(id [16]byte, version uint64) bool {
+						if id == x.id && version != want {
+							t.Error("the index has another version than the cart")
+						}
+						return true
+					})
+				}
+				checkIndex(t, s)
+				if err := s.Flush(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			third := New(peered(store, newFakeReplicator()))
+			synctest.Wait()
+			if !third.Seeded() || *third.Digests() != *nodes[0].Digests() {
+				t.Error("a node that starts has other digests than those before")
+			}
+			for _, s := range append(nodes, third) {
+				if err := s.Close(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	})
+}
+
+// scatter delivers the deltas of carts in a random order, with states for what does not fit, while the carts
+// come and go.
+func scatter(t *testing.T, random *rand.Rand, s *Service, foreigners []foreign) {
+	type part struct {
+		x *foreign
+		b []byte
+	}
+	var parts []part
+	for i := range foreigners {
+		x := &foreigners[i]
+		for k, d := range x.deltas {
+			parts = append(parts, part{x, payload(d)})
+			if random.IntN(6) == 0 {
+				parts = append(parts, part{x, whole(x.states[k])})
+			}
+		}
+	}
+	random.Shuffle(len(parts), func(i, k int) { parts[i], parts[k] = parts[k], parts[i] })
+	for _, p := range parts {
+		if _, lacks := s.Deliver(9, p.x.id, p.b); lacks {
+			deliver(t, s, p.x.id, whole(p.x.states[random.IntN(6)]))
+		}
+		switch random.IntN(8) {
+		case 0:
+			_, _ = s.Read(t.Context(), p.x.id, Access{Trusted: true}, nil)
+		case 1:
+			s.evictOne(s.shard(p.x.id))
+		case 2:
+			time.Sleep(time.Duration(random.IntN(600)) * time.Millisecond)
+		case 3:
+			s.tick.Add(idleTicks)
+			s.packIdle(0, shards)
+		}
+		checkIndex(t, s)
+	}
+	for i := range foreigners {
+		deliver(t, s, foreigners[i].id, whole(foreigners[i].states[5]))
+	}
+}
+
+// The steps and the spans of a history change the version as the states do.
+func TestVersionsOfSteps(t *testing.T) {
+	id := NewID()
+	x := newForeign(t, time.Now(), 4)
+	b := author{t, 3, time.Now()}
+	d, last := b.step(x.states[4], remove("A"), addN("B", 1))
+	states, deltas := append(x.states, last), append(x.deltas, d)
+	for i := range states {
+		for k := i; k < len(states); k++ {
+			got := VersionHash(id, states[i]) ^ stepHash(id, states[i].VV, states[k].VV)
+			if got != VersionHash(id, states[k]) {
+				t.Errorf("the step from %d to %d", i, k)
+			}
+			if k == i {
+				continue
+			}
+			m := deltas[i+1]
+			for _, d := range deltas[i+2 : k+1] {
+				m = crdt.Merge(m, d)
+			}
+			if VersionHash(id, states[i])^spanHash(id, m) != VersionHash(id, states[k]) {
+				t.Errorf("the span from %d to %d", i, k)
+			}
+		}
+	}
+}
+
+// A cart that is not there any more leaves the index when somebody compares it, be it in memory or not.
+func TestCartsThatArePurgedLeaveTheIndex(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newFakeStore()
+		o, clock := peered(store, newFakeReplicator()), newClock()
+		o.Now = clock.Now
+		s := start(t, o)
+		now := clock.Now()
+		x, y := newForeign(t, now, 1), newForeign(t, now, 1)
+		deliver(t, s, x.id, whole(x.states[1]))
+		deliver(t, s, y.id, whole(y.states[1]))
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		x.client(t, s).want("A=1")
+		clock.advance(TimeToLive + TimeToPurge + time.Second)
+		s.purge()
+		if len(store.carts) > 0 || *s.Digests() == [shards * slotsPerShard]uint64{} {
+			t.Fatalf("%d carts are stored", len(store.carts))
+		}
+		for _, id := range []ID{x.id, y.id} {
+			if p, _, err := s.State(t.Context(), id); p != nil || err != nil {
+				t.Errorf("a cart that was purged is told of: %v", err)
+			}
+		}
+		if *s.Digests() != [shards * slotsPerShard]uint64{} || s.Stats().Resident != 0 {
+			t.Errorf("the index still has a cart, %d are resident", s.Stats().Resident)
+		}
+		checkMemory(t, s)
+	})
+}
