@@ -14,17 +14,33 @@
 //   - The commands observe the cart's latest state. Those that were executed before are skipped.
 //     Every other becomes an event (crdt.Event), and the events together one delta and the next
 //     latest state. One refused command refuses them all, and nothing has happened.
-//   - The change joins the queue of the committer and, in a cluster, goes to the other holders. The
-//     committer hands the store whatever waits when the last commit is done, as one commit.
-//   - When the store has it, or enough holders do, the change is safe. The durable state of the cart
-//     moves on to it as soon as all changes before it are safe too.
-//   - Execute returns that state. Readers are shown durable states only, and a refusal or a replay
-//     waits until what it observed is durable, so nobody learns of a write that can still be lost.
+//   - The change becomes durable once it and all before it are safe: on a node that is alone, when the store
+//     has it. Execute then returns the state that it led to.
 //
-// A store without room fails the writes that wait, with [NotDurable], and refuses the next ones
-// before they change anything; what it could not take is offered again until it can. After any other
-// failure of the store it is unknown what is on disk: the Service acknowledges nothing any more and
-// closes [Service.Failed].
+// Readers are shown durable states only, and a refusal or a replay waits until what it observed is durable, so
+// nobody learns of a write that can still be lost.
+//
+// A node that is alone hands its store whatever waits when the last commit is done, as one commit. A store
+// without room fails the writes that wait, with [NotDurable], and refuses the next ones before they change
+// anything; what it could not take is offered again until it can. After any other failure it is unknown what
+// is on disk: the Service acknowledges nothing any more and closes [Service.Failed].
+//
+// # In a region
+//
+// With a [Replicator] other nodes hold the same carts, and a write is safe when [Options.Tolerate] of them have
+// it besides its author, whatever becomes of the database meanwhile:
+//
+//   - The delta goes to the peers. Each joins it, or keeps it as a fragment where it does not have the cart in
+//     memory, and lets nothing of it go before the store has it ([Service.Deliver]).
+//   - After 20 ms without enough of them the change goes to the database, whose commit makes it safe as well.
+//     After 450 ms without either the caller is told [NotDurable]; the change stays, and may become safe.
+//   - The database gets what is safe later: from the first owner of a cart after a pause of 250 ms to 5 s, from
+//     the next ones where that did not, from all at once when a holder is lost. Who saved a cart tells the
+//     others so ([Service.Mark]).
+//   - What gets lost on the way is repaired: nodes compare digests of what they have, and send each other whole
+//     states ([Service.Digests], [Service.Vector], [Service.Compare], [Service.State]).
+//
+// Nodes that each keep a file of their own save at once, and that acknowledges nothing: [Options.Shared].
 //
 // # Memory
 //
