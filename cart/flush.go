@@ -324,16 +324,24 @@ func cut(from *[]hedge, upTo int64) []hedge {
 	return taken
 }
 
-// hedge has the database save a change that this node made, and reports whether it is not safe yet.
+// hedge has the database save a change that this node made, and reports whether it is not durable yet. Where
+// it is only what came before that is not known to be safe, the peers get the whole cart.
 func (c *change) hedge() bool {
 	r := c.resident
+	s := r.service
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !c.safe && c.author && r.service.shared {
-		r.service.hedges.Add(1)
-		r.service.save(r)
+	if c.durable {
+		return false
 	}
-	return !c.durable
+	if c.author && s.shared {
+		s.hedges.Add(1)
+		s.save(r)
+	}
+	if c.author && c.safe && s.reachable() {
+		r.resend()
+	}
+	return true
 }
 
 // giveUp lets go who waits for a change that is not going to be safe in time. A database that commits is
@@ -362,10 +370,15 @@ func (c *change) reassure() bool {
 		return false
 	}
 	if r.unsafe[0] == c && s.reachable() {
-		payload, held := r.whole()
-		s.replicator.Replicate(r.id, payload, held)
+		r.resend()
 	}
 	return true
+}
+
+// resend sends the peers the whole cart, whose acknowledgement is one of all changes. r.mu is held.
+func (r *resident) resend() {
+	payload, held := r.whole()
+	r.service.replicator.Replicate(r.id, payload, held)
 }
 
 // Flush saves everything that the store lacks. It returns when that is done, or with what ctx says.
