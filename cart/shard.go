@@ -109,6 +109,11 @@ func (s *Service) fetch(sh *shard, id ID, ask bool) (*resident, error) {
 	ctx, cancel := s.scheduler.WithTimeout(s.running, loadTimeout)
 	defer cancel()
 	stored, err := s.store.Load(ctx, id)
+	var part *State
+	if err == nil && !stored.Erased && stored.Lifetime.Created == 0 {
+		// What a peer held of the cart was saved, and its beginning was not yet.
+		part, stored, err = stored, nil, errPart
+	}
 	absent := errors.Is(err, ErrNotFound)
 	r := &resident{id: id, replica: newReplicaID(), service: s, latest: new(State)}
 	began, doubtful := false, false
@@ -130,13 +135,19 @@ func (s *Service) fetch(sh *shard, id ID, ask bool) (*resident, error) {
 			return nil, &Error{Reason: Unavailable, Detail: "nodes that may have the cart did not answer, or cannot tell"}
 		}
 	}
+	if part != nil && (r.durable != nil || began) {
+		r.latest, r.stored = crdt.Join(r.latest, part), extentOf(part)
+		if r.durable != nil {
+			r.durable = r.latest
+		}
+	}
 	switch {
 	case r.durable != nil || began:
 	case absent && !sh.keeps(id):
 		return nil, ErrNotFound
 	case errors.Is(err, ErrDamaged):
 		return nil, &Error{Reason: Unavailable, Detail: "what is stored of the cart is damaged", Err: err}
-	case absent:
+	case absent || part != nil:
 		return nil, &Error{Reason: Unavailable, Detail: "the cart cannot be put together", Err: errPart}
 	default:
 		return nil, &Error{Reason: Unavailable, Detail: "the cart cannot be loaded", Err: err}
