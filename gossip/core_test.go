@@ -224,6 +224,20 @@ func TestRoundTripAndClocks(t *testing.T) {
 	expect(t, "bad of the others", bad, false)
 }
 
+func TestClockIsEchoedAtOnce(t *testing.T) {
+	s := connected(t, 2)
+	a, b := s.actors[0], s.actors[1]
+	s.run(300 * time.Millisecond)
+	s.now = s.now.Add(beatEvery)
+	a.Tick()
+	frames := b.link(a).Counters.FramesSent
+	s.settle()
+	if got := b.link(a).Counters.FramesSent; got == frames {
+		t.Error("no echo")
+	}
+	expect(t, "waits for an echo", a.peer(b.start).unechoed.IsZero(), true)
+}
+
 func TestWhoLeftIsForgotten(t *testing.T) {
 	s := connected(t, 3)
 	a, c := s.actors[0], s.actors[2]

@@ -112,8 +112,8 @@ const (
 	kindListed   // the answer to a listing: m tells of it, see listed; id: where the next one begins
 	kindVector   // an answer to a listing: body: the version vector of a cart
 	kindWant     // the sender wants the whole cart
-	kindFinish   // nothing is left to list
-	kindFinished // the answer to a finish
+	kindFinish   // nothing is left to list; m is 1 if not every difference was dealt with
+	kindFinished // the answer to a finish; m likewise
 
 	kinds // one more than the last
 )
@@ -147,8 +147,8 @@ var fieldsOf = [kinds]fields{
 	kindListed:   hasID | hasN | hasM,
 	kindVector:   hasID | hasBody,
 	kindWant:     hasID,
-	kindFinish:   hasN,
-	kindFinished: hasN,
+	kindFinish:   hasN | hasM,
+	kindFinished: hasN | hasM,
 }
 
 // item is one thing that travels: its kind on the wire, then those of its fields that the kind has.
@@ -225,6 +225,8 @@ func (it *item) valid() bool {
 		return (it.m == 0 || it.m == 1 && len(it.body) > 0) && validListing(it.id, it.body)
 	case kindListed:
 		return it.m <= listedMore|listedFailed
+	case kindFinish, kindFinished:
+		return it.m <= 1
 	}
 	return true
 }

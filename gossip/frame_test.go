@@ -52,7 +52,7 @@ func oneOfEach() []item {
 		{kind: kindListed, id: id, n: 1, m: listedMore | listedFailed},
 		{kind: kindVector, id: id, body: []byte("vector")},
 		{kind: kindWant, id: id},
-		{kind: kindFinish, n: 1},
+		{kind: kindFinish, n: 1, m: 1},
 		{kind: kindFinished, n: 1},
 	}
 }

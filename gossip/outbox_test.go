@@ -123,11 +123,16 @@ func TestOutboxAgainstItsModel(t *testing.T) {
 		m := &outboxModel{outbox: outbox{limit: 1 << 20}}
 		r.Repeat(map[string]func(*rapid.T){
 			"": m.check,
-			"push": func(*rapid.T) {
+			"push": func(r *rapid.T) {
 				n := m.next
 				m.next++
-				it := item{kind: kindDelta, id: cartID(n)}
-				m.push(entry{it.encode(), func(uint64) { m.held = append(m.held, n) }}, noon)
+				it := item{kind: kindDelta, id: cartID(n), body: make([]byte, rapid.SampledFrom([]int{0, 40 << 10}).Draw(r, "size"))}
+				due := noon.Add(rapid.SampledFrom([]time.Duration{0, gather}).Draw(r, "due"))
+				was, wait := m.ready(noon)
+				wake := m.push(entry{it.encode(), func(uint64) { m.held = append(m.held, n) }}, due)
+				if is, less := m.ready(noon); !wake && (is && !was || less < wait || wait == 0 && less > 0) {
+					r.Fatalf("ready was %v in %v and is %v in %v, without a wake", was, wait, is, less)
+				}
 				m.entries = append(m.entries, n)
 			},
 			"mark": func(r *rapid.T) {
@@ -147,8 +152,9 @@ func TestOutboxAgainstItsModel(t *testing.T) {
 					m.entries = append(m.entries, -1)
 				}
 				m.marks = 0
-				m.frames = append(m.frames, len(m.entries)-m.sent)
-				m.sent = len(m.entries)
+				items := m.outbox.frames.at(len(m.frames)).items
+				m.frames = append(m.frames, items)
+				m.sent += items
 			},
 			"ack": func(r *rapid.T) {
 				n := rapid.IntRange(0, len(m.frames)).Draw(r, "frames")

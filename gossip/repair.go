@@ -23,8 +23,9 @@ import (
 //	                             ← finished
 //
 // Nobody takes the next step while it owes the other a state, and what is on the link stays in order.
-// So who has got finish, or finished, has got all that the other had when the digests were taken; and
-// neither has more than a few hundred states under way, however many carts differ.
+// So who has got finish, or finished, has got all that the other had when the digests were taken, but
+// for carts that one of them could not load, which both words tell; and neither has more than a few
+// hundred states under way, however many carts differ.
 //
 // The other remembers nothing of a session but its number. The opener gives one up when nothing is
 // heard of it for a while, when the link goes down, or when its own outbox overflows; what comes of it
@@ -238,7 +239,7 @@ func (c *Core) takeWord(p *peer, it *item) {
 		c.step(p, func(ctx context.Context) { c.answerListing(ctx, p, it) })
 		return
 	case kindFinish:
-		c.step(p, func(context.Context) { c.answerFinish(p, it.n) })
+		c.step(p, func(context.Context) { c.answerFinish(p, it) })
 		return
 	}
 	s := c.session(p, it.n)
@@ -254,6 +255,7 @@ func (c *Core) takeWord(p *peer, it *item) {
 	case kindListed:
 		c.takeListed(p, s, it)
 	case kindFinished:
+		s.failed = s.failed || it.m == 1
 		if !s.failed {
 			p.counters.RepairsDone++
 		}
@@ -365,7 +367,7 @@ func (c *Core) sendListings(p *peer, s *session) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if p.own == s && s.open == 0 {
-		c.ask(p, item{kind: kindFinish, n: s.number})
+		c.ask(p, item{kind: kindFinish, n: s.number, m: flag(s.failed)})
 	}
 }
 
@@ -410,9 +412,6 @@ func (c *Core) answerListing(ctx context.Context, p *peer, it *item) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p.served = c.o.Now()
-	if reply.m&listedFailed != 0 {
-		p.serving = 0
-	}
 	for _, about := range answer {
 		c.ask(p, about)
 	}
@@ -458,10 +457,22 @@ func (c *Core) takeListed(p *peer, s *session, it *item) {
 	}
 }
 
-// answerFinish ends a session of the peer. The mutex is not held.
-func (c *Core) answerFinish(p *peer, number uint64) {
+// answerFinish ends a session of the peer.
+func (c *Core) answerFinish(p *peer, it *item) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.endServing(p, number)
-	c.ask(p, item{kind: kindFinished, n: number})
+	failed := it.m == 1 || p.serving != it.n
+	if failed {
+		p.serving = 0
+	} else {
+		c.endServing(p, it.n)
+	}
+	c.ask(p, item{kind: kindFinished, n: it.n, m: flag(failed)})
+}
+
+func flag(set bool) uint64 {
+	if set {
+		return 1
+	}
+	return 0
 }

@@ -204,8 +204,12 @@ func TestCartsThatCannotBeLoadedAreLeftForLater(t *testing.T) {
 			a.fill(0, 10)
 		}
 		s.connect()
-		s.run(5 * time.Second)
-		expect(t, "synced", []bool{s.actors[0].Synced() && s.actors[1].Synced()}, []bool{false})
+		for range 500 {
+			s.run(10 * time.Millisecond)
+			for _, a := range s.actors {
+				expect(t, "synced", a.Synced(), false)
+			}
+		}
 		s.actors[broken].carts.broken = false
 		s.run(5 * time.Second)
 		s.expectEqual(10)
@@ -213,6 +217,42 @@ func TestCartsThatCannotBeLoadedAreLeftForLater(t *testing.T) {
 			expect(t, "synced", a.Synced(), true)
 		}
 	}
+}
+
+func TestStatesThatCannotBeLoadedAreLeftForLater(t *testing.T) {
+	for broken := range 2 {
+		s := newScene(t, 2)
+		s.actors[broken].carts.stateless = true
+		s.actors[broken].fill(0, 10)
+		s.connect()
+		for range 500 {
+			s.run(10 * time.Millisecond)
+			for _, a := range s.actors {
+				expect(t, "synced", a.Synced(), false)
+			}
+		}
+		s.actors[broken].carts.stateless = false
+		s.run(5 * time.Second)
+		s.expectEqual(10)
+	}
+}
+
+func TestOneSessionAtATimeAPeer(t *testing.T) {
+	p := &peer{up: true}
+	p.repairAt = noon
+	open := func(after time.Duration, want bool) {
+		t.Helper()
+		expect(t, "may open", p.mayOpen(noon.Add(after)), want)
+	}
+	open(-1, false)
+	open(0, true)
+	p.serving, p.served = 1, noon
+	open(time.Second, false)
+	open(repairGiveUp+1, true) // the peer gave up
+	p.serving, p.own = 0, &session{}
+	open(time.Second, false)
+	p.own, p.up = nil, false
+	open(time.Second, false)
 }
 
 func TestWhatNobodyToldOfIsFoundInTime(t *testing.T) {

@@ -283,6 +283,7 @@ type eventCarts struct {
 
 	refuse    func(id [16]byte) bool // payloads that are refused
 	broken    bool                   // nothing can be loaded
+	stateless bool                   // no state can be loaded
 	tolerant  bool                   // payloads and vectors that are not from a test are taken
 	marks     []string
 	lost      []uint64
@@ -450,7 +451,7 @@ func (c *eventCarts) Compare(_ context.Context, id [16]byte, other []byte) (ahea
 var padding = make([]byte, 300)
 
 func (c *eventCarts) State(_ context.Context, id [16]byte) ([]byte, func(uint64), error) {
-	if c.broken {
+	if c.broken || c.stateless {
 		return nil, nil, errBroken
 	}
 	v, known := c.carts[id]
