@@ -6,17 +6,19 @@ FUZZTIME ?= 10s
 PACKAGES ?= ./...
 SEEDS    ?= 1000
 SEED     ?=
+ROUNDS   ?= 3
+DURATION ?= 4s
 
 GO      := go
 LINTER  := $(GO) tool -modfile=.ci/lint/go.mod golangci-lint
 SOURCES := find . -name '*.go' -not -path './.git/*' -type f
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test race fuzz bench sim lint fmt fmt-check generate generate-check check clean
+.PHONY: help build run test race fuzz bench bench-cluster sim lint fmt fmt-check generate generate-check check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@printf '\nVariables: PACKAGES=%s BENCH=%s COUNT=%s FUZZTIME=%s SEEDS=%s\n' '$(PACKAGES)' '$(BENCH)' '$(COUNT)' '$(FUZZTIME)' '$(SEEDS)'
+	@printf '\nVariables: PACKAGES=%s BENCH=%s COUNT=%s FUZZTIME=%s SEEDS=%s ROUNDS=%s DURATION=%s\n' '$(PACKAGES)' '$(BENCH)' '$(COUNT)' '$(FUZZTIME)' '$(SEEDS)' '$(ROUNDS)' '$(DURATION)'
 
 build: ## build bin/cartd and bin/cartload
 	@mkdir -p bin
@@ -42,6 +44,9 @@ fuzz: ## run every fuzz target of PACKAGES for FUZZTIME each
 
 bench: ## run the benchmarks BENCH of PACKAGES, COUNT times
 	@$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) $(PACKAGES)
+
+bench-cluster: ## adds at one node and at three, in ROUNDS rounds of DURATION a measurement (Linux, PostgreSQL)
+	@$(GO) test -run '^$$' -bench '^BenchmarkCluster$$' -timeout 2h ./cmd/cartd -cluster.rounds $(ROUNDS) -cluster.duration $(DURATION)
 
 sim: ## simulate a region under SEEDS seeds, or under one, with its trace: SEED=17
 	@$(if $(SEED),SEED='$(SEED)',SEEDS='$(SEEDS)') $(GO) test ./internal/sim -run '^TestSimulation$$' -count=1 -v -timeout 2h

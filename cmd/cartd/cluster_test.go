@@ -22,9 +22,9 @@ var clusterSeed = flag.Uint64("cluster.seed", 0, "seed of the shoppers of TestCl
 
 // cluster is the nodes of a region, each a process, on one database.
 type cluster struct {
-	t      testing.TB
-	server *pgtest.Server
-	key    string // the file
+	t   testing.TB
+	url string // of the database
+	key string // the file
 
 	mu    sync.Mutex
 	nodes []*clusterNode // one that died stays until it is replaced
@@ -36,9 +36,9 @@ type clusterNode struct {
 }
 
 // newCluster starts so many nodes, which are ready then.
-func newCluster(t testing.TB, size int, server *pgtest.Server) *cluster {
+func newCluster(t testing.TB, size int, url string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, server: server, key: filepath.Join(t.TempDir(), "key")}
+	c := &cluster{t: t, url: url, key: filepath.Join(t.TempDir(), "key")}
 	if err := os.WriteFile(c.key, []byte(gossip.GenerateKey().Text()), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +56,7 @@ func newCluster(t testing.TB, size int, server *pgtest.Server) *cluster {
 func (c *cluster) launch() *clusterNode {
 	c.t.Helper()
 	const free = "127.0.0.1:0"
-	args := append(listening(), "--database-url", c.server.URL, "--cluster-key-file", c.key, "--gossip-listen", free, "--link-listen", free)
+	args := append(listening(), "--database-url", c.url, "--cluster-key-file", c.key, "--gossip-listen", free, "--link-listen", free)
 	for _, n := range c.nodes {
 		args = append(args, "--join", n.gossip)
 	}
@@ -147,7 +147,7 @@ func TestCluster(t *testing.T) {
 	}
 	t.Logf("-cluster.seed=%d", seed)
 	server := pgtest.Start(t)
-	c := newCluster(t, 3, server)
+	c := newCluster(t, 3, server.URL)
 	const carts, clients = 36, 12
 	var ledgers []*ledger
 	for i := range carts {
@@ -238,7 +238,7 @@ func TestClusterNotDurable(t *testing.T) {
 	build(t)
 	t.Parallel()
 	server := pgtest.Start(t)
-	c := newCluster(t, 3, server)
+	c := newCluster(t, 3, server.URL)
 	path := c.node(0).create(1)
 	units := int64(1)
 	add := func(i int, key string, headers ...string) (answer, time.Duration) {

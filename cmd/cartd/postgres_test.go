@@ -91,7 +91,7 @@ func TestDatabaseSettings(t *testing.T) {
 }
 
 // startOn starts cartd with the store that args say.
-func startOn(t *testing.T, args ...string) *process {
+func startOn(t testing.TB, args ...string) *process {
 	t.Helper()
 	cartd, _ := build(t)
 	p := launchCommand(t, exec.Command(cartd, append(listening(), args...)...))
