@@ -185,7 +185,6 @@ func (w *world) execute(ctx context.Context, n *node, q *request, a *answer) {
 	s := q.subject
 	if a.err != nil {
 		w.count["refused"]++
-		w.refusals[reasonOf(a.err)]++
 		w.trace("%s %s refused: %v", n.name(), q.session, a.err)
 		if s != nil && !s.erasing && q.context != nil && errors.Is(a.err, cart.ErrNotFound) {
 			w.fail("session", "%s told %s, which had seen the cart, that there is none", n.name(), q.session)

@@ -14,7 +14,6 @@ import (
 type model struct {
 	events   []event
 	replicas map[crdt.ReplicaID][]int // indexes of events, by sequence number from 1
-	erasing  bool                     // somebody asked for the end of the cart
 }
 
 // event is one accepted command.

@@ -69,7 +69,7 @@ func (r replicator) Replicate(id [16]byte, delta []byte, held func(uint64)) {
 }
 
 // boot starts a process on a machine.
-func (w *world) boot(m *machine) *node {
+func (w *world) boot(m *machine) {
 	w.born++
 	n := &node{
 		world:   w,
@@ -109,7 +109,6 @@ func (w *world) boot(m *machine) *node {
 	n.rejoin = gossip.NewRejoin(n.member.GossipAddr, w.plan.join, rand.New(rand.NewPCG(n.member.Start, 0)))
 	n.tick()
 	n.joinOthers()
-	return n
 }
 
 // clock is the clock of the machine.
@@ -184,10 +183,7 @@ func (n *node) exit() {
 	for _, q := range n.queues {
 		q.jobs = nil
 	}
-	if stuck := w.drain(n); stuck != "" {
-		// Only what waits for the Service to be closed may be left.
-		w.trace("%s: left to be closed: %s", n.name(), stuck)
-	}
+	w.drain(n) // what is left then waits for the Service to be closed
 	w.start(n, n.name()+" close", func() { _ = n.service.Close(n.running) })
 	if stuck := w.drain(n); stuck != "" {
 		w.fail("liveness", "%s: does not end when the node is closed", stuck)

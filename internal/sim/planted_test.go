@@ -137,7 +137,7 @@ func (b *planted) catch(t *testing.T, root string) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	run := exec.Command(binary, "-test.run=^TestSimulation$", "-test.failfast")
+	run := exec.Command(binary, "-test.run=^TestSimulation$")
 	run.Dir = dir
 	run.Env = append(os.Environ(), "SEEDS=300", "FIRST=1")
 	out, err := run.CombinedOutput()

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"fmt"
 	"io"
 	"os"
 	"strconv"
@@ -43,23 +42,19 @@ func TestSimulation(t *testing.T) {
 	var slowest time.Duration
 	began := time.Now()
 	failed := 0
-	for seed := first; seed < first+seeds; seed++ {
-		ok := t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
-			w := newWorld(t, seed, out)
-			if failure := w.run(); failure != "" {
-				if out == nil {
-					t.Log("the end of the trace:\n" + w.log.String())
-				}
-				t.Fatalf("seed %d: %s\nreplay: SEED=%d go test ./internal/sim -run TestSimulation -count=1 -v", seed, failure, seed)
-			}
-			sum.add(w.count)
-			slowest = max(slowest, w.slowest)
-		})
-		if !ok {
-			if failed++; failed >= 3 {
-				break
-			}
+	for seed := first; seed < first+seeds && failed < 3; seed++ {
+		w := newWorld(t, seed, out)
+		failure := w.run()
+		sum.add(w.count)
+		slowest = max(slowest, w.slowest)
+		if failure == "" {
+			continue
 		}
+		failed++
+		if out == nil {
+			t.Log("the end of the trace:\n" + w.log.String())
+		}
+		t.Errorf("seed %d: %s\nreplay: SEED=%d go test ./internal/sim -run TestSimulation -count=1 -v", seed, failure, seed)
 	}
 	t.Logf("%d seeds in %v, replicas equal after %v at most: %v", seeds, time.Since(began).Round(time.Millisecond), slowest, sum)
 	if seeds >= 100 && failed == 0 {
@@ -72,12 +67,10 @@ func TestOneSeedOneTrace(t *testing.T) {
 	for seed := uint64(1); seed <= 5; seed++ {
 		var traces [2]uint64
 		for i := range traces {
-			t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
-				w := newWorld(t, seed, nil)
-				w.run()
-				w.trace("%d steps, %d", w.steps, w.rand.Uint64())
-				traces[i] = w.log.hash.Sum64()
-			})
+			w := newWorld(t, seed, nil)
+			w.run()
+			w.trace("%d steps, %d", w.steps, w.rand.Uint64())
+			traces[i] = w.log.hash.Sum64()
 		}
 		if traces[0] != traces[1] {
 			t.Errorf("seed %d has two traces", seed)

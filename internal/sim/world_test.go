@@ -40,12 +40,11 @@ type world struct {
 	exposed  []*node // the dead, while what they held is not yet held elsewhere
 	over     bool
 
-	count    counts
-	refusals map[cart.Reason]int
-	log      log
-	failure  string
-	drawn    uint64        // ids that were drawn anew
-	slowest  time.Duration // for the replicas to become equal
+	count   counts
+	log     log
+	failure string
+	drawn   uint64        // ids that were drawn anew
+	slowest time.Duration // for the replicas to become equal
 }
 
 // plan is what a seed decides before the run.
@@ -67,7 +66,7 @@ type plan struct {
 // newWorld draws a plan.
 func newWorld(t *testing.T, seed uint64, out io.Writer) *world {
 	cryptotest.SetGlobalRandom(t, seed)
-	w := &world{t: t, seed: seed, closing: make(chan struct{}), healing: make(chan struct{}), refusals: map[cart.Reason]int{}, count: counts{}}
+	w := &world{t: t, seed: seed, closing: make(chan struct{}), healing: make(chan struct{}), count: counts{}}
 	w.log.out = out
 	w.rand = mathrand.New(mathrand.NewPCG(seed, 1))
 	w.check.world, w.check.byID = w, map[cart.ID]*subject{}
@@ -177,7 +176,7 @@ func (w *world) direct() {
 	}
 	w.converge()
 	w.lookAtAll()
-	w.settleDown()
+	w.closeAll()
 }
 
 // openShop starts the sessions.
@@ -314,45 +313,38 @@ func (w *world) atOnce(n *node, q *request, a *answer) {
 	w.wait(done, nil, nil)
 }
 
-// settleDown closes all nodes: nobody may be left waiting.
-func (w *world) settleDown() {
+// closeAll closes all nodes.
+func (w *world) closeAll() {
 	for _, n := range w.live() {
 		n.exit()
 	}
 }
 
-// end closes what a failure left open.
+// end closes what a failure left open, and checks that nobody is left waiting.
 func (w *world) end() {
 	failure := w.failure
-	w.failure = ""
-	close2 := func(c chan struct{}) {
+	w.failure = "" // what else fails tells only of a run that has not
+	w.shopping = false
+	for _, c := range []chan struct{}{w.closing, w.healing} {
 		if !isClosed(c) {
 			close(c)
 		}
 	}
-	close2(w.closing)
-	close2(w.healing)
-	w.shopping = false
-	for _, n := range w.live() {
-		n.exit()
-	}
+	w.closeAll()
 	for limit := w.steps + 100_000; len(w.activities) > 0 && w.steps < limit && w.panicked == ""; {
 		if len(w.timers) == 0 && !w.anyReady() {
 			break
 		}
 		w.step()
 	}
-	if failure == "" && len(w.activities) > 0 {
-		names := ""
-		for _, a := range w.activities {
-			names += " " + a.name
-		}
-		failure = "liveness: activities are left:" + names
+	left := ""
+	for _, a := range w.activities {
+		left += " " + a.name
 	}
-	if failure == "" {
-		failure = w.failure
+	if left != "" {
+		w.fail("liveness", "activities are left:%s", left)
 	}
-	w.failure = failure
+	w.failure = cmp.Or(failure, w.failure)
 }
 
 func (w *world) anyReady() bool {
@@ -416,7 +408,7 @@ const keptLines = 250
 func (l *log) add(line string) {
 	_, _ = l.hash.WriteString(line)
 	if l.out != nil {
-		fmt.Fprintln(l.out, line)
+		_, _ = fmt.Fprintln(l.out, line)
 	}
 	if len(l.lines) < keptLines {
 		l.lines = append(l.lines, line)
