@@ -67,11 +67,10 @@ func newRegion(t *testing.T, seed uint64, o Options) *region {
 }
 
 // join adds a node.
-func (g *region) join() *node {
+func (g *region) join() {
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	n := &node{region: g, start: uint64(len(g.nodes) + 1)}
-	g.nodes = append(g.nodes, n)
-	g.mu.Unlock()
 	n.synced.Store(true)
 	store := g.store
 	if store == nil {
@@ -81,7 +80,7 @@ func (g *region) join() *node {
 	o := g.options
 	o.Replicator, o.Store, o.Shared = n, n.store, g.store != nil
 	n.s = New(o)
-	return n
+	g.nodes = append(g.nodes, n)
 }
 
 // stop ends what is on its way, and the nodes.

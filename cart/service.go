@@ -287,7 +287,8 @@ func (s *Service) Execute(ctx context.Context, q *Request) (Result, error) {
 	var result Result
 	var ch *change
 	err = r.inTurn(ctx, func() error {
-		e := &edit{state: r.latest, limits: s.limits}
+		from := r.latest
+		e := &edit{state: from, limits: s.limits}
 		if e.state.Erased {
 			return ErrNotFound
 		}
@@ -298,7 +299,7 @@ func (s *Service) Execute(ctx context.Context, q *Request) (Result, error) {
 		if err := s.writable(q.Durability); err != nil {
 			return err
 		}
-		ch = s.push(r, e.delta, q.Durability)
+		ch = s.push(r, e.delta, from, e.state, q.Durability)
 		if result.State = ch.state; ch.state.Erased { // by a peer, while it was made
 			ch = nil
 			return ErrNotFound
@@ -354,13 +355,15 @@ func (s *Service) writable(want Durability) error {
 	return nil
 }
 
-// push makes a delta the next change of a residence and sends it on its way. What peers sent while it was
-// made is concurrent to it. r.mu is held.
-func (s *Service) push(r *resident, d *crdt.Delta, want Durability) *change {
+// push makes a delta the next change of a residence and sends it on its way. It led from a state to another
+// when it was made; what peers sent meanwhile is concurrent to it. r.mu is held.
+func (s *Service) push(r *resident, d *crdt.Delta, made, state *State, want Durability) *change {
 	from := r.latest
-	state, err := from.Apply(d)
-	if err != nil {
-		panic(err) // its author held what it needs, and a state only grows
+	if from != made {
+		var err error
+		if state, err = from.Apply(d); err != nil {
+			panic(err) // its author held what it needs, and a state only grows
+		}
 	}
 	c := &change{state: state, events: extentOf(&d.State), author: true, done: make(chan struct{})}
 	if state == from { // erased
@@ -678,7 +681,7 @@ func (s *Service) Create(ctx context.Context, currency string, steps []Step, wan
 		return fail(err)
 	}
 	defer r.mu.Unlock()
-	c := s.push(r, e.delta, want)
+	c := s.push(r, e.delta, r.latest, e.state, want)
 	if err := s.awaitSafe(ctx, r, c, want); err != nil {
 		return fail(err)
 	}
@@ -729,7 +732,8 @@ func (s *Service) Erase(ctx context.Context, q *Request) (Reached, error) {
 		if err := s.writable(q.Durability); err != nil {
 			return err
 		}
-		c = s.push(r, &crdt.Delta{State: State{Erased: true}}, q.Durability)
+		erased := State{Erased: true}
+		c = s.push(r, &crdt.Delta{State: erased}, r.latest, &erased, q.Durability)
 		return nil
 	})
 	switch {
