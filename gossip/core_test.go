@@ -227,6 +227,7 @@ func TestRoundTripAndClocks(t *testing.T) {
 func TestClockIsEchoedAtOnce(t *testing.T) {
 	s := connected(t, 2)
 	a, b := s.actors[0], s.actors[1]
+	a.carts.seeded, b.carts.seeded = false, false // nothing else is sent
 	s.run(300 * time.Millisecond)
 	s.now = s.now.Add(beatEvery)
 	a.Tick()
