@@ -22,7 +22,7 @@ type CoreOptions struct {
 	Self      Member
 	Carts     Carts
 	Replicas  int // owners of a cart in the region
-	MaxOutbox int // bytes on their way to a peer, 64 MiB if 0
+	MaxOutbox int // bytes on their way to a peer, beside what repair sends; 64 MiB if 0
 	Logger    *slog.Logger
 
 	Now  func() time.Time
