@@ -247,7 +247,7 @@ func (w *world) lookAtAll() {
 			if w.failed() {
 				return
 			}
-			if s.erasing {
+			if s.erasing || len(s.shown) == 0 && w.nowhere(s) {
 				break
 			}
 			q := &request{session: "probe", subject: s, kind: toWrite, steps: []command{{add, "A", 1}}}
