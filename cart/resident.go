@@ -33,6 +33,7 @@ type resident struct {
 	queued   bool        // the committer will take it
 	must     bool        // it has to be saved even where enough nodes hold it by then
 	listed   bool        // the flusher will look at it
+	parted   bool        // the store has parts that could not be joined with anything yet
 	oldest   *State      // the first state that the store did not have, and since when
 	oldestAt int64       // in nanoseconds of Unix time
 
@@ -125,6 +126,10 @@ func (r *resident) saved() {
 	defer r.mu.Unlock()
 	r.stored = r.stored.join(extentOf(r.taken))
 	r.taken = nil
+	if r.parted { // now they may be
+		r.parted = false
+		r.service.refresh(r)
+	}
 	r.settle(r.takenAt)
 	r.service.announce(r)
 }

@@ -117,6 +117,7 @@ func (s *Service) fetch(sh *shard, id ID, ask bool) (*resident, error) {
 	absent := errors.Is(err, ErrNotFound)
 	r := &resident{id: id, replica: newReplicaID(), service: s, latest: new(State)}
 	began, doubtful := false, false
+	r.parted = part != nil || errors.Is(err, ErrDamaged)
 	if err == nil {
 		r.latest, r.durable, r.stored = stored, stored, extentOf(stored)
 		doubtful = ask && (!s.replicator.Synced() || sh.keepsGap(id, stored))
