@@ -107,7 +107,11 @@ func (sh *shard) keep(id ID, d *crdt.Delta, safe bool) {
 	case d.Erased:
 		sh.setVersion(id, VersionHash(id, &d.State))
 	default:
-		sh.setVersion(id, sh.versions[id]^spanHash(id, d))
+		// What came before and has been saved since must not be taken out again: then nodes would be equal
+		// to those that never had it.
+		if span := spanHash(id, d); len(d.Base) > 0 || sh.versions[id] != span {
+			sh.setVersion(id, sh.versions[id]^span)
+		}
 	}
 	f.list()
 }
