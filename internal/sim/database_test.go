@@ -97,7 +97,11 @@ type store struct {
 
 const (
 	timeout     = 1900 * time.Millisecond // of a load or a commit
-	mostlyStale = 2 * time.Second
+	maxStale = 2 * time.Second
+
+	// soonAfterDeath is when the last commit of a process that died is made, if it is. It is over before
+	// another process takes its place and reads what is stored: nobody looks again.
+	soonAfterDeath = 50 * time.Millisecond
 )
 
 var errTimeout = errors.New("sim: the database did not answer")
@@ -138,7 +142,7 @@ func (s *store) Load(_ context.Context, id cart.ID) (*crdt.State, error) {
 	}
 	read := s.last(id)
 	if w.rand.Float64() < s.stale {
-		before := w.now - time.Duration(w.rand.Int64N(int64(mostlyStale)))
+		before := w.now - time.Duration(w.rand.Int64N(int64(maxStale)))
 		for i := len(s.rows[id]) - 1; i >= 0; i-- {
 			if read = s.rows[id][i]; read.at <= before {
 				break
@@ -178,7 +182,11 @@ func (s *store) Commit(_ context.Context, changes []cart.Change) error {
 	} else if sent && w.rand.IntN(2) == 0 {
 		w.trace("%s commit of %d: later", s.node.name(), len(changes))
 		w.count["unsure"]++
-		w.after(time.Duration(w.rand.IntN(int(time.Second))), func() { s.join(changes) })
+		late := time.Second
+		if s.node.dead { // a database does not go on for long when its client is gone
+			late = soonAfterDeath
+		}
+		w.after(time.Duration(w.rand.Int64N(int64(late))), func() { s.join(changes) })
 	}
 	if err == nil {
 		if err = s.ask(began); err != nil {

@@ -152,7 +152,8 @@ func (w *world) crash() {
 		return
 	}
 	n.crash()
-	w.last(50*time.Millisecond, 5*time.Second)
+	w.sleep(soonAfterDeath, nil)
+	w.last(0, 5*time.Second)
 	w.boot(n.machine)
 }
 

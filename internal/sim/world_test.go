@@ -272,9 +272,9 @@ func (w *world) lookAtAll() {
 			}
 			q := &request{session: "probe", subject: s}
 			a := &answer{}
-			w.until(saveIn, func() bool {
+			w.until(saveIn, func() bool { // what it has just loaded may be older than what it holds beside
 				w.atOnce(n, q, a)
-				return reasonOf(a.err) != cart.ServiceOverCapacity
+				return a.err == nil && (a.state.Erased || a.state.VV.Descends(s.shown)) || reasonOf(a.err) == cart.NotFound
 			})
 			switch {
 			case a.err == nil:
