@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -214,9 +215,15 @@ func TestCluster(t *testing.T) {
 		t.Error(complaint)
 	}
 
-	for i := range c.nodes {
-		if n := c.node(i); n.terminate() != 0 {
-			t.Errorf("node %d stopped with %d:\n%s", i, n.exitCode(), n.output())
+	// All are stopped at once, so none can count on another one to save what the database lacks.
+	for _, n := range c.nodes {
+		if err := n.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, n := range c.nodes {
+		if code := n.exitCode(); code != 0 {
+			t.Errorf("node %d stopped with %d:\n%s", i, code, n.output())
 		}
 	}
 	fresh := startOn(t, "--database-url", server.URL)
