@@ -96,7 +96,7 @@ type store struct {
 }
 
 const (
-	timeout     = 1900 * time.Millisecond // of a load or a commit
+	timeout  = 1900 * time.Millisecond // of a load or a commit
 	maxStale = 2 * time.Second
 
 	// soonAfterDeath is when the last commit of a process that died is made, if it is. It is over before

@@ -93,7 +93,7 @@ var plantedBugs = []planted{
 		[]string{"dirty-read"},
 	},
 	{
-		"acknowledge what was refused", "gossip/replicate.go",
+		"acknowledge what was refused", "gossip/receive.go",
 		"p.refuse(index, lacks)", "_ = lacks",
 		[]string{"dirty-read", "lost-write"},
 	},
