@@ -157,12 +157,14 @@ func TestWritesAreSentAgain(t *testing.T) {
 		}
 		c.want("A=1")
 		time.Sleep(reassureAfter + 3*flushTick)
+		synctest.Wait()
 		if len(peers.sent) != 3 || !bytes.Equal(peers.sent[2].delta, whole(s.shard(c.id).get(c.id).latest)) {
 			t.Fatalf("%d payloads were sent", len(peers.sent))
 		}
 		peers.acknowledge(2)
 		c.want("A=3")
 		time.Sleep(2 * reassureAfter)
+		synctest.Wait()
 		if len(peers.sent) != 3 {
 			t.Error("what is safe was sent again")
 		}

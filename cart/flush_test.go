@@ -221,6 +221,7 @@ func TestChangesAreLetGo(t *testing.T) {
 		s := start(t, peered(store, peers))
 		c := written(t, s, peers)
 		time.Sleep(hedgeAfter + 2*flushTick)
+		synctest.Wait()
 		f := &s.flusher
 		if len(f.young)+len(f.old)+len(f.waiting)+len(f.unsure) > 0 {
 			t.Error("a change that is safe is still watched")

@@ -99,6 +99,7 @@ func TestFragments(t *testing.T) {
 			t.Error("saved before it was due")
 		}
 		time.Sleep(3 * flushTick)
+		synctest.Wait()
 		if fragmentsOf(s, x.id) != 0 || s.Stats().Memory != 0 {
 			t.Errorf("%d fragments of %d bytes are left", fragmentsOf(s, x.id), s.Stats().Memory)
 		}

@@ -8,13 +8,19 @@ import (
 	"cartd/crdt"
 )
 
-// resident is a cart in memory, under a replica id of its own for as long as it stays.
+// resident is a cart in memory, under a replica id of its own for as long as it stays. What every request
+// needs comes first: most carts are not in the processor's cache.
 type resident struct {
-	id      ID
-	replica crdt.ReplicaID
-	service *Service
+	mu sync.Mutex // guards everything but id, replica and service
 
-	mu sync.Mutex // guards everything below
+	gone       bool  // evicted: look the cart up again
+	authored   bool  // somebody is about to make the next state: nobody else may
+	queued     bool  // the committer will take it
+	must       bool  // it has to be saved even where enough nodes hold it by then
+	listed     bool  // the flusher will look at it
+	refreshing bool  // what store and peers have is on its way
+	parted     bool  // the store has parts that could not be joined with anything yet
+	used       int64 // when it was last used, in ticks of the janitor
 
 	// latest is what commands observe: everything that this residence knows. durable is what
 	// readers see: the newest state in this residence's sequence whose events are all safe. Both
@@ -22,27 +28,22 @@ type resident struct {
 	latest, durable *State
 	packed          []byte // the encoding of a cart that is not in use
 
-	authored bool            // somebody is about to make the next state: nobody else may
-	authors  []chan struct{} // closed, in this order, when it is the turn of who waits for it
-	unsafe   []*change       // the changes between durable and latest, oldest first
+	id      ID
+	replica crdt.ReplicaID
+	service *Service
+
+	authors []chan struct{} // closed, in this order, when it is the turn of who waits for it
+	unsafe  []*change       // the changes between durable and latest, oldest first
 
 	stored   extent      // what the store is known to have; the cart is dirty where that is not all
 	unsaved  *crdt.Delta // the changes since the last take, for a store that wants deltas
 	taken    *State      // what the committer is saving
 	takenAt  int64       // since when
-	queued   bool        // the committer will take it
-	must     bool        // it has to be saved even where enough nodes hold it by then
-	listed   bool        // the flusher will look at it
-	parted   bool        // the store has parts that could not be joined with anything yet
 	oldest   *State      // the first state that the store did not have, and since when
 	oldestAt int64       // in nanoseconds of Unix time
 
-	refreshing bool // what store and peers have is on its way
-
 	moved   chan struct{} // closed when latest, durable or stored moves; nil where nobody waits
 	waiting int           // requests that wait in await: the cart is in use
-	gone    bool          // evicted: look the cart up again
-	used    int64         // when it was last used, in ticks of the janitor
 	size    int64         // estimate of its memory, in bytes
 }
 
@@ -309,7 +310,7 @@ func (r *resident) unpack() error {
 
 // Estimates of memory, in bytes. TestEstimatesOfMemory compares them with what is measured.
 const (
-	sizeResident = 300 // and its place in the shard
+	sizeResident = 260 // and its place in the shard
 	sizeState    = 320
 	sizeDot      = 16 // of the version vector
 	sizeLine     = 100
