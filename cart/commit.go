@@ -26,13 +26,16 @@ type committer struct {
 
 	mu      sync.Mutex
 	queue   []unsaved
+	since   int64         // when the store began to lack something of what is queued, in nanoseconds of Unix time
+	saving  backlog       // what run has taken off the queue
 	idle    chan struct{} // closed when there is something to do; nil while run does something
 	stalled chan struct{} // closed while the store has no room, and when it failed
 	noRoom  bool
 	closing bool
 
 	commits   atomic.Int64 // made since the start
-	busy      atomic.Int64 // nanoseconds that they took
+	busy      atomic.Int64 // nanoseconds that they took, but for the one that goes on
+	began     atomic.Int64 // when that did, in nanoseconds of Unix time; 0 if there is none
 	succeeded atomic.Int64 // when the last one did, in nanoseconds of Unix time
 
 	running context.Context // until it failed
@@ -63,12 +66,36 @@ func newCommitter(store Store, scheduler Scheduler, now func() time.Time) *commi
 	}
 }
 
-// enqueue has u saved soon.
-func (c *committer) enqueue(u unsaved) {
+// enqueue has u saved soon, of which the store lacks something since a time.
+func (c *committer) enqueue(u unsaved, since int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if len(c.queue) == 0 || since < c.since {
+		c.since = since
+	}
 	c.queue = append(c.queue, u)
 	c.wake()
+}
+
+// backlog is how many carts wait to be saved, and since when the first of them does.
+type backlog struct {
+	carts int
+	since int64 // in nanoseconds of Unix time
+}
+
+func (b backlog) join(o backlog) backlog {
+	if b.carts == 0 || o.carts > 0 && o.since < b.since {
+		b.since = o.since
+	}
+	b.carts += o.carts
+	return b
+}
+
+// backlog returns what is queued or being saved.
+func (c *committer) backlog() backlog {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return backlog{len(c.queue), c.since}.join(c.saving)
 }
 
 // wake makes run go on. c.mu is held.
@@ -143,6 +170,7 @@ func (c *committer) run() {
 	for {
 		c.mu.Lock()
 		batch, c.queue = c.queue, batch[:0]
+		c.saving = backlog{len(batch), c.since}
 		if len(batch) == 0 {
 			if c.closing {
 				c.mu.Unlock()
@@ -186,8 +214,10 @@ func (c *committer) run() {
 func (c *committer) commit(changes []Change) bool {
 	for {
 		began := c.now()
+		c.began.Store(began.UnixNano())
 		err := c.store.Commit(c.running, changes)
 		ended := c.now()
+		c.began.Store(0)
 		c.busy.Add(int64(ended.Sub(began)))
 		switch {
 		case err == nil:

@@ -114,7 +114,7 @@ func (s *Service) reachable() bool { return s.replicator != nil && s.replicator.
 func (s *Service) save(r *resident) {
 	if !r.queued {
 		r.queued = true
-		s.committer.enqueue(r)
+		s.committer.enqueue(r, r.oldestAt)
 	}
 }
 
@@ -233,6 +233,9 @@ func (s *Service) adapt(now int64) {
 		return
 	}
 	busy := s.committer.busy.Load()
+	if began := s.committer.began.Load(); began > 0 {
+		busy += now - began // a long commit counts while it goes on
+	}
 	share := float64(busy-f.busy) / float64(now-f.judged)
 	f.judged, f.busy = now, busy
 	switch {
@@ -404,13 +407,12 @@ func (s *Service) Flush(ctx context.Context) error {
 	return nil
 }
 
-// stats returns how many carts are unsaved, since when the first is, and the pause.
-func (f *flusher) stats(now time.Time) (unsaved int, oldest, pause time.Duration) {
+// backlog returns what is listed, and the pause.
+func (f *flusher) backlog() (b backlog, pause time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	since := now.UnixNano()
 	for i := range f.due {
-		since = min(since, f.due[i].since)
+		b = b.join(backlog{1, f.due[i].since})
 	}
-	return len(f.due), time.Duration(now.UnixNano() - since), f.pause
+	return b, f.pause
 }

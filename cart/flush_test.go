@@ -162,7 +162,7 @@ func TestFlush(t *testing.T) {
 			t.Fatal("Flush returned before the commit")
 		}
 		release()
-		time.Sleep(2 * flushTick)
+		time.Sleep(5 * flushTick) // a commit, what came during it, and a look at both
 		if !done.Load() || linesOf(store.state(c.id)) != "A=3" || store.state(other.id) == nil || store.state(x.id) == nil {
 			t.Error("Flush returned, but not everything is stored")
 		}

@@ -126,7 +126,7 @@ func (f *fragments) list() {
 		s.flusher.add(s.due(f.id, f.since))
 	default:
 		f.queued = true
-		s.committer.enqueue(f)
+		s.committer.enqueue(f, f.since)
 	}
 }
 
@@ -141,7 +141,7 @@ func (sh *shard) flush(id ID) {
 	f.listed = false
 	if !f.queued {
 		f.queued = true
-		sh.service.committer.enqueue(f)
+		sh.service.committer.enqueue(f, f.since)
 	}
 }
 

@@ -219,7 +219,12 @@ func (s *Service) Stats() Stats {
 			Expired:    s.refused.expired.Load(),
 		},
 	}
-	z.Unsaved, z.OldestUnsaved, z.FlushPause = s.flusher.stats(s.now())
+	listed, pause := s.flusher.backlog()
+	unsaved := s.committer.backlog().join(listed)
+	z.Unsaved, z.FlushPause = unsaved.carts, pause
+	if unsaved.carts > 0 {
+		z.OldestUnsaved = s.now().Sub(time.Unix(0, unsaved.since))
+	}
 	return z
 }
 
