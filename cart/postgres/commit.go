@@ -312,22 +312,20 @@ func (s *Store) plan(ctx context.Context, c conn, all []*pending) (*plan, error)
 		return nil, err
 	}
 	for _, p := range unknown {
-		if err := s.join(z, p, rows[p.id]); err != nil {
-			return nil, err
-		}
+		s.join(z, p, rows[p.id])
 	}
 	slices.SortFunc(z.writes, func(a, b write) int { return bytes.Compare(a.p.id[:], b.p.id[:]) })
 	return z, nil
 }
 
 // join adds to the plan what has to be written of a cart, given what the database has of it.
-func (s *Store) join(z *plan, p *pending, r row) error {
+func (s *Store) join(z *plan, p *pending, r row) {
 	if r.damage != nil && p.state == nil {
 		s.report(p.id, r.damage)
 		for _, d := range p.deltas {
 			z.fragments = append(z.fragments, unsettled{p.id, d})
 		}
-		return nil
+		return
 	}
 	state := r.state
 	switch {
@@ -347,10 +345,7 @@ func (s *Store) join(z *plan, p *pending, r row) error {
 			z.settled = append(z.settled, settled{p.id, f.checksum})
 		}
 	}
-	state, gaps, err := apply(state, deltas)
-	if err != nil {
-		return fmt.Errorf("join a delta of %v: %w", p.id, err)
-	}
+	state, gaps := stored.Apply(state, deltas)
 	for _, f := range r.fragments {
 		if f.damage == nil && !slices.Contains(gaps, f.delta) {
 			z.settled = append(z.settled, settled{p.id, f.checksum})
@@ -362,14 +357,13 @@ func (s *Store) join(z *plan, p *pending, r row) error {
 		}
 	}
 	if state == nil || r.state != nil && stored.Descends(r.state, state) {
-		return nil // nothing to write, or it is written
+		return // nothing to write, or it is written
 	}
 	revision := r.revision + 1
 	if r.revision == 0 {
 		revision = 1<<32 + rand.Int64N(1<<62)
 	}
 	z.writes = append(z.writes, write{p: p, revision: revision, state: state, replaces: replaces})
-	return nil
 }
 
 // write writes snapshots and returns the carts whose row had the revision that was expected.

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 
 	"cartd/cart"
 	"cartd/cart/internal/stored"
@@ -75,53 +74,25 @@ func verify(id cart.ID, what string, encoded []byte, checksum int64) error {
 	return nil
 }
 
-// load returns the join of what the database has of a cart, as far as it can be joined, or the first damage.
-func (r row) load(id cart.ID) (*crdt.State, error) {
+// load returns the join of what the database has of a cart, as far as it can be joined, and how many
+// fragments cannot be, or the first damage.
+func (r row) load(id cart.ID) (state *crdt.State, left int, err error) {
 	if r.damage != nil {
-		return nil, r.damage
+		return nil, 0, r.damage
 	}
 	deltas := make([]*crdt.Delta, 0, len(r.fragments))
 	for _, f := range r.fragments {
 		if f.damage != nil {
-			return nil, f.damage
+			return nil, 0, f.damage
 		}
 		deltas = append(deltas, f.delta)
 	}
-	state, left, err := apply(r.state, deltas)
-	if err != nil {
-		return nil, damaged(id, "a fragment cannot be joined: %w", err)
-	}
+	state, gaps := stored.Apply(r.state, deltas)
 	switch {
 	case state != nil: // what the others build on may come, or may have died unacknowledged with its author
-		return state, nil
-	case len(left) > 0:
-		return nil, damaged(id, "%d fragments build on changes that are missing", len(left))
+		return state, len(gaps), nil
+	case len(gaps) > 0:
+		return nil, 0, damaged(id, "%d fragments build on changes that are missing", len(gaps))
 	}
-	return nil, cart.ErrNotFound
-}
-
-// apply applies those deltas to a state that can be, in whatever order, and returns the others.
-// Without a state it begins from an empty one, and returns nil where no delta applies to that.
-func apply(state *crdt.State, deltas []*crdt.Delta) (*crdt.State, []*crdt.Delta, error) {
-	for before := -1; len(deltas) != before; {
-		before = len(deltas)
-		var left []*crdt.Delta
-		for _, d := range deltas {
-			base := state
-			if base == nil {
-				base = new(crdt.State)
-			}
-			next, err := base.Apply(d)
-			switch {
-			case errors.Is(err, crdt.ErrGap):
-				left = append(left, d)
-			case err != nil:
-				return nil, nil, err
-			default:
-				state = next
-			}
-		}
-		deltas = left
-	}
-	return state, deltas, nil
+	return nil, 0, cart.ErrNotFound
 }

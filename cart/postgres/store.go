@@ -66,6 +66,7 @@ type Store struct {
 	mu       sync.Mutex // guards the rest; held for no I/O
 	known    memory
 	reported map[cart.ID]bool // damaged carts that were logged
+	lacking  map[cart.ID]bool // carts that were logged because changes of them were left out
 	away     bool             // the last commit found no room in a database that can be reached
 	stats    Stats
 	failure  error
@@ -90,6 +91,7 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 		config:   config,
 		failed:   make(chan struct{}),
 		reported: make(map[cart.ID]bool),
+		lacking:  make(map[cart.ID]bool),
 	}
 	s.breaker = newBreaker(s.log, s.probe)
 	var running context.Context
@@ -265,7 +267,7 @@ func (s *Store) Load(ctx context.Context, id cart.ID) (*crdt.State, error) {
 	if err != nil {
 		return nil, fmt.Errorf("postgres: load: %w", err)
 	}
-	state, err := rows[id].load(id)
+	state, left, err := rows[id].load(id)
 	switch {
 	case errors.Is(err, cart.ErrNotFound):
 		return nil, err
@@ -273,7 +275,21 @@ func (s *Store) Load(ctx context.Context, id cart.ID) (*crdt.State, error) {
 		s.report(id, err)
 		return nil, fmt.Errorf("postgres: load: %w", err)
 	}
+	s.noteLeft(id, left)
 	return state, nil
+}
+
+// noteLeft logs that a load left changes of a cart out, once for as long as it does.
+func (s *Store) noteLeft(id cart.ID, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case n == 0:
+		delete(s.lacking, id)
+	case !s.lacking[id]:
+		s.lacking[id] = true
+		s.log.Warn("a stored cart lacks what some of its changes build on", "cart", id.String(), "left_out", n)
+	}
 }
 
 // why returns err, or what it is a consequence of: the store was closed, or ctx is done.

@@ -20,7 +20,7 @@ func baskets(tb testing.TB, n int) ([]*basket, []cart.Change) {
 	all, changes := make([]*basket, n), make([]cart.Change, n)
 	for i := range all {
 		b := newBasket()
-		var d *crdt.Delta
+		d := new(crdt.Delta)
 		for line := range 5 {
 			c := b.change(tb, func(e crdt.Event) *crdt.Delta {
 				key := fmt.Sprintf("sku-%05d", line)
@@ -29,7 +29,7 @@ func baskets(tb testing.TB, n int) ([]*basket, []cart.Change) {
 				e.WriteLine(d, key, "title", "A title of 24 characters", false)
 				return d
 			})
-			d = mergeDeltas(d, c.Delta)
+			d = crdt.Merge(d, c.Delta)
 		}
 		all[i], changes[i] = b, cart.Change{ID: b.id, Delta: d, State: b.state}
 	}

@@ -22,8 +22,13 @@
 // Load joins the snapshot of a cart with what is pending of it, on one of a few read-only
 // connections.
 //
-// Open replays the journal: the deltas of each cart are merged and stay pending, to be joined to
-// the snapshot when the cart is loaded or its next snapshot is written. Open does not look at the
+// A change may come without a state, from a peer that sent its delta alone, and may need events that
+// died unacknowledged with their author. Such deltas stay pending, merged where that does not change
+// which of them can be joined. Load and snapshots join what can be joined, in whatever order; the rest is
+// carried along in one row of the journal until what it needs is committed, or the cart is purged.
+//
+// Open replays the journal: the deltas of each cart are merged likewise and stay pending, to be joined
+// to the snapshot when the cart is loaded or its next snapshot is written. Open does not look at the
 // snapshots, so what it costs depends on the journal, which is bounded, and not on how many carts
 // there are.
 //
@@ -39,7 +44,8 @@
 //
 // A damaged snapshot: Load returns cart.ErrDamaged. What the journal holds of that cart is carried
 // along in the journal for as long as the row stays damaged, and a whole state of the cart, once
-// committed, replaces the row.
+// committed, replaces the row. A cart without a snapshot of whose changes none can be joined is damaged
+// too, until one can be.
 //
 // A damaged row of the journal: Open refuses and names the row.
 package sqlite

@@ -7,6 +7,7 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"cartd/cart"
+	"cartd/crdt"
 )
 
 var (
@@ -47,9 +48,14 @@ func corrupt(err error) bool {
 	return code == sqlite3.SQLITE_CORRUPT || code == sqlite3.SQLITE_NOTADB
 }
 
-// damaged is the error of a cart whose snapshot cannot be read.
+// damaged is the error of a cart that cannot be read.
 func damaged(id cart.ID, format string, args ...any) error {
 	return fmt.Errorf("%w: %v: %w", cart.ErrDamaged, id, fmt.Errorf(format, args...))
+}
+
+// beginsNowhere is the error of a cart of which nothing can be joined.
+func beginsNowhere(id cart.ID, left []*crdt.Delta) error {
+	return damaged(id, "%d changes in the journal build on others that are missing", len(left))
 }
 
 // fail ends the store with the first failure to write and returns it, this time and ever after.

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/cespare/xxhash/v2"
@@ -133,7 +134,7 @@ func (s *Store) replay(ctx context.Context, db *sql.DB) error {
 			"hand (DELETE FROM journal WHERE seq = …)", cart.ErrDamaged, strings.Join(broken, ", "))
 	}
 	for id, f := range folds {
-		s.pending[id] = entry{rest: f.delta()}
+		s.pending[id] = entry{rest: f.deltas()}
 	}
 	return nil
 }
@@ -152,32 +153,76 @@ func replayRow(folds map[cart.ID]*fold, batch []byte, checksum uint64) error {
 	})
 }
 
-// fold merges the deltas of one cart in the order in which they are pushed. Like the digits of a
-// binary counter each delta in the stack stands for twice as many as the next, so that n deltas
-// cost n·log n and not n².
-type fold struct {
-	stack []*crdt.Delta
-	n     uint
-}
+// fold merges the deltas of one cart. What may not be merged stays apart.
+type fold []*run
+
+// near bounds how many runs are looked at for one that a delta may be merged with.
+const near = 64
 
 func (f *fold) push(d *crdt.Delta) {
-	f.stack = append(f.stack, d)
-	f.n++
-	for n := f.n; n&1 == 0; n >>= 1 {
-		f.pop()
+	for i := len(*f) - 1; i >= max(0, len(*f)-near); i-- {
+		if r := (*f)[i]; mergeable(r.span(), d) {
+			r.push(d)
+			return
+		}
 	}
+	*f = append(*f, &run{base: d.Base, vv: d.VV, erased: d.Erased, stack: []*crdt.Delta{d}, n: 1})
+}
+
+func (f *fold) deltas() []*crdt.Delta {
+	all := make([]*crdt.Delta, len(*f))
+	for i, r := range *f {
+		all[i] = r.delta()
+	}
+	return all
+}
+
+// run is deltas that may be merged. Like the digits of a binary counter each delta in the stack stands
+// for twice as many as the next, so that n deltas that come in order cost n·log n and not n².
+type run struct {
+	base, vv crdt.VV // of the merge of all
+	erased   bool
+	stack    []*crdt.Delta
+	n        uint
+}
+
+// span returns a delta of the events of r, without what they did.
+func (r *run) span() *crdt.Delta {
+	return &crdt.Delta{State: crdt.State{VV: r.vv, Erased: r.erased}, Base: r.base}
+}
+
+func (r *run) push(d *crdt.Delta) {
+	if !r.precedes(d) { // to be merged with all, and not first with the last ones, between which there may be a gap
+		d = crdt.Merge(r.delta(), d)
+		*r = run{base: d.Base, vv: d.VV, erased: d.Erased, stack: append(r.stack[:0], d), n: 1}
+		return
+	}
+	r.vv = r.vv.Join(d.VV)
+	r.stack = append(r.stack, d)
+	r.n++
+	for n := r.n; n&1 == 0; n >>= 1 {
+		r.pop()
+	}
+}
+
+// precedes reports whether the events of d are the next after those of r.
+func (r *run) precedes(d *crdt.Delta) bool {
+	return !d.Erased && !slices.ContainsFunc(d.VV, func(end crdt.Dot) bool {
+		base := d.Base.Get(end.Replica)
+		return base < end.Seq && base != r.vv.Get(end.Replica)
+	})
 }
 
 // pop merges the last two deltas.
-func (f *fold) pop() {
-	n := len(f.stack)
-	f.stack[n-2] = crdt.Merge(f.stack[n-2], f.stack[n-1])
-	f.stack = f.stack[:n-1]
+func (r *run) pop() {
+	n := len(r.stack)
+	r.stack[n-2] = crdt.Merge(r.stack[n-2], r.stack[n-1])
+	r.stack = r.stack[:n-1]
 }
 
-func (f *fold) delta() *crdt.Delta {
-	for len(f.stack) > 1 {
-		f.pop()
+func (r *run) delta() *crdt.Delta {
+	for len(r.stack) > 1 {
+		r.pop()
 	}
-	return f.stack[0]
+	return r.stack[0]
 }

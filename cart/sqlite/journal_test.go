@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"cartd/cart"
+	"cartd/cart/internal/stored"
 	"cartd/crdt"
 )
 
@@ -69,19 +70,29 @@ func FuzzDecodeBatch(f *testing.F) {
 
 func TestFold(t *testing.T) {
 	b := newBasket()
+	e := crdt.Event{Replica: 9, At: crdt.TimestampAt(at)}
+	before, err := b.state.Apply(e.Add(b.state, "pears", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.state = before
 	var f fold
 	for i := range 100 {
-		if i%7 == 6 {
+		if i%7 == 6 { // which needs what the other replica did
 			f.push(b.remove(t, "apples").Delta)
 		} else {
 			f.push(b.add(t, "apples").Delta)
 		}
-		if len(f.stack) > 7 {
-			t.Fatalf("%d deltas wait after %d", len(f.stack), i+1)
+		if len(f) > 2 { // those until the first that needs the other replica, and the others
+			t.Fatalf("%d runs after %d", len(f), i+1)
+		}
+		if n := len(f[len(f)-1].stack); n > 7 {
+			t.Fatalf("%d deltas wait after %d", n, i+1)
 		}
 	}
-	got, err := new(crdt.State).Apply(f.delta())
-	if err != nil || !bytes.Equal(crdt.AppendState(nil, got), crdt.AppendState(nil, b.state)) {
-		t.Fatalf("got %+v, %v, want %+v", got, err, b.state)
+	deltas := f.deltas()
+	got, left := stored.Apply(before, deltas)
+	if len(left) > 0 || !bytes.Equal(crdt.AppendState(nil, got), crdt.AppendState(nil, b.state)) {
+		t.Fatalf("got %+v without %d, want %+v", got, len(left), b.state)
 	}
 }

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -16,7 +17,8 @@ const (
 )
 
 // Purge deletes the carts that expired in a millisecond before that of expiredBefore and returns
-// how many, also along with an error. A cart that is changed meanwhile stays, whatever the change.
+// how many, also along with an error. A cart that is changed meanwhile stays, whatever the change. What
+// there is of a cart that never became whole is deleted too, and not counted.
 func (s *Store) Purge(ctx context.Context, expiredBefore crdt.Timestamp) (int, error) {
 	s.roundMu.Lock()
 	defer s.roundMu.Unlock()
@@ -29,6 +31,9 @@ func (s *Store) Purge(ctx context.Context, expiredBefore crdt.Timestamp) (int, e
 		return 0, err
 	}
 	before := expiredBefore.Time().UnixMilli()
+	if err := s.forgetLeft(before); err != nil {
+		return 0, err
+	}
 	purged := 0
 	for last := []byte{}; ; {
 		ids, err := s.expired(ctx, before, last)
@@ -47,6 +52,66 @@ func (s *Store) Purge(ctx context.Context, expiredBefore crdt.Timestamp) (int, e
 		}
 		last = ids[len(ids)-1][:]
 	}
+}
+
+// forgetLeft forgets what the last round left of carts that expired before a time in milliseconds, and
+// runs another, so that it is not in the journal either.
+func (s *Store) forgetLeft(before int64) error {
+	forgotten := false
+	for _, id := range s.left {
+		s.mu.Lock()
+		e := s.pending[id]
+		s.mu.Unlock()
+		if e.state != nil { // by now
+			continue
+		}
+		r, err := readRow(context.Background(), s.behind.read, id)
+		switch {
+		case errors.Is(err, cart.ErrDamaged):
+			continue
+		case err != nil:
+			return s.failedBehind("reading a snapshot", err)
+		}
+		if _, left := e.on(r.state); len(left) == len(e.rest) && allExpired(r.state, left, before) && s.forget(id, e) {
+			forgotten = true
+		}
+	}
+	if !forgotten {
+		return nil
+	}
+	s.carried = 0
+	return s.roundLocked()
+}
+
+// forget removes an entry from pending, if it is still there as it was.
+func (s *Store) forget(id cart.ID, was entry) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.pending[id]
+	if e.state != was.state || !slices.Equal(e.rest, was.rest) {
+		return false
+	}
+	delete(s.pending, id)
+	delete(s.lacking, id)
+	delete(s.reported, id)
+	return true
+}
+
+// allExpired reports whether a cart expired before a time in milliseconds, also with what is left of it.
+func allExpired(state *crdt.State, left []*crdt.Delta, before int64) bool {
+	last, expires := int64(0), false
+	extend := func(s *crdt.State) {
+		if ms, ok := stored.Expiry(s); ok {
+			last, expires = max(last, ms), true
+		}
+	}
+	if state != nil {
+		extend(state)
+	}
+	for _, d := range left {
+		extend(&d.State)
+	}
+	return expires && last < before
 }
 
 func (s *Store) isClosed() bool {

@@ -152,12 +152,13 @@ func (s *Store) roundLocked() error {
 
 	var left []cart.ID
 	for chunk := range slices.Chunk(ids, rowsPerTransaction) {
-		damaged, err := s.snapshot(chunk)
+		some, err := s.snapshot(chunk)
 		if err != nil {
 			return err
 		}
-		left = append(left, damaged...)
+		left = append(left, some...)
 	}
+	s.left = left
 	if err := s.truncate(end, left); err != nil {
 		return err
 	}
@@ -167,7 +168,8 @@ func (s *Store) roundLocked() error {
 	return nil
 }
 
-// snapshot writes the snapshots of a few carts and returns those that must stay in the journal.
+// snapshot writes the snapshots of a few carts and returns those of which something must stay in the
+// journal.
 func (s *Store) snapshot(ids []cart.ID) (left []cart.ID, err error) {
 	writes := make([]write, 0, len(ids))
 	for range attemptsPerSnapshot {
@@ -180,14 +182,19 @@ func (s *Store) snapshot(ids []cart.ID) (left []cart.ID, err error) {
 				continue
 			}
 			w, err := s.prepare(id, e)
-			switch {
-			case errors.Is(err, cart.ErrDamaged):
-				s.report(id, err)
-				left = append(left, id)
-			case err != nil:
+			damaged := errors.Is(err, cart.ErrDamaged)
+			if err != nil && !damaged {
 				return nil, s.failedBehind("reading a snapshot", err)
 			}
-			if w.written != (entry{}) {
+			if damaged {
+				s.report(id, err)
+			} else if len(w.left) > 0 {
+				s.reportLeft(id, w.left)
+			}
+			if (damaged || len(w.left) > 0) && !slices.Contains(left, id) { // as it may be after an attempt
+				left = append(left, id)
+			}
+			if !w.written.empty() {
 				writes = append(writes, w)
 			}
 		}
@@ -203,9 +210,9 @@ type write struct {
 	id       cart.ID
 	before   row
 	state    *crdt.State
-	written  entry // the part of the pending entry that state holds
-	whole    bool  // state holds all that is pending
-	replaces bool  // a damaged row
+	written  entry         // the part of the pending entry that state holds
+	left     []*crdt.Delta // the other part, which cannot be joined yet
+	replaces bool          // a damaged row
 
 	start, end int   // of the encoding of state in a buffer
 	revision   int64 // of the row after it was written
@@ -219,33 +226,23 @@ type known struct {
 	vv       crdt.VV
 }
 
-// prepare joins e into the snapshot of a cart. Beside an error that wraps cart.ErrDamaged there may
-// be something to write all the same: states replace what is damaged, changes wait until it is not.
+// prepare joins into the snapshot of a cart what can be joined of e. A state replaces what is damaged,
+// changes wait until it is not; then it returns an error that wraps cart.ErrDamaged.
 func (s *Store) prepare(id cart.ID, e entry) (write, error) {
-	if k, ok := s.known[id]; ok && e.rest == nil && (e.state.Erased || e.state.VV.Descends(k.vv)) {
-		return write{id: id, before: row{revision: k.revision, hour: k.hour}, state: e.state, written: e, whole: true}, nil
+	if k, ok := s.known[id]; ok && len(e.rest) == 0 && (e.state.Erased || e.state.VV.Descends(k.vv)) {
+		return write{id: id, before: row{revision: k.revision, hour: k.hour}, state: e.state, written: e}, nil
 	}
 	before, err := readRow(context.Background(), s.behind.read, id)
-	w := write{id: id, before: before, written: e}
-	if errors.Is(err, cart.ErrDamaged) {
-		if e.state == nil || before.revision == 0 {
-			return write{}, err
-		}
-		w.replaces = true
-	} else if err != nil {
+	replaces := errors.Is(err, cart.ErrDamaged) && e.state != nil && before.revision != 0
+	if err != nil && !replaces {
 		return write{}, err
 	}
-	if w.state, err = e.on(before.state); err == nil {
-		w.whole = true
-		return w, nil
+	state, left := e.on(before.state)
+	if state == nil {
+		return write{}, beginsNowhere(id, left)
 	}
-	err = damaged(id, "the journal builds on changes that are missing: %w", err)
-	if e.state == nil {
-		return write{}, err
-	}
-	w.written.rest = nil
-	w.state, _ = w.written.on(before.state) // without rest there is no gap
-	return w, err
+	e.rest = without(e.rest, left)
+	return write{id: id, before: before, state: state, written: e, left: left, replaces: replaces}, nil
 }
 
 // write writes snapshots in one transaction and returns the carts whose row has changed since it
@@ -292,9 +289,12 @@ func (s *Store) write(writes []write) (changed []cart.ID, err error) {
 func (s *Store) noteWritten(w *write) {
 	s.settle(w.id, w.written)
 	s.stats.Snapshots++
-	if s.reported[w.id] && w.whole {
+	if len(w.left) == 0 {
+		delete(s.lacking, w.id)
+	}
+	if s.reported[w.id] {
 		delete(s.reported, w.id)
-		s.log.Warn("the snapshot of a damaged cart was replaced", "cart", w.id.String())
+		s.log.Warn("a damaged cart can be loaded again", "cart", w.id.String())
 	}
 	if !w.state.Erased {
 		_, hour := expiry(w.state)
@@ -328,8 +328,8 @@ func (b *behind) put(w *write, encoded []byte) (bool, error) {
 	return n == 1, err
 }
 
-// truncate deletes the rows of the journal up to end. What is pending of the carts left, which have
-// no good snapshot, is carried to a new row first.
+// truncate deletes the rows of the journal up to end. What is pending of the carts left, whose snapshot
+// cannot hold all of it, is carried to a new row first.
 func (s *Store) truncate(end int64, left []cart.ID) error {
 	for carry := len(left) > 0; ; carry = false {
 		upTo := s.nextTruncation(end)
@@ -384,8 +384,8 @@ func (s *Store) batchOf(ids []cart.ID) []byte {
 		if e.state != nil {
 			changes = append(changes, change{id, &crdt.Delta{State: *e.state}})
 		}
-		if e.rest != nil {
-			changes = append(changes, change{id, e.rest})
+		for _, d := range e.rest {
+			changes = append(changes, change{id, d})
 		}
 	}
 	b := appendBatch(nil, len(changes))

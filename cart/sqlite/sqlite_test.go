@@ -230,25 +230,6 @@ func TestDamagedWhileResident(t *testing.T) {
 	wantState(t, open(t, dir), b)
 }
 
-func TestChangesThatBuildOnWhatIsMissing(t *testing.T) {
-	dir := t.TempDir()
-	b := newBasket()
-	s := open(t, dir)
-	commit(t, s, b.add(t, "apples"))
-	b.add(t, "lost")
-	c := b.remove(t, "apples")
-	c.State = nil
-	commit(t, s, c)
-	wantDamaged(t, s, b)
-	closeStore(t, s)
-	s = open(t, dir)
-	wantDamaged(t, s, b)
-	commit(t, s, b.add(t, "apples"))
-	wantState(t, s, b)
-	closeStore(t, s)
-	wantState(t, open(t, dir), b)
-}
-
 func copyDatabase(tb testing.TB, to, from string) {
 	tb.Helper()
 	for _, name := range []string{databaseName, databaseName + "-wal"} {

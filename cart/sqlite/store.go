@@ -59,7 +59,8 @@ type Store struct {
 
 	roundMu sync.Mutex        // held around each round of snapshots, checkpoint and purge, before writeMu
 	behind  *behind           // the connection that they write on, synchronous=NORMAL
-	carried int64             // the row of the journal that holds nothing but changes of damaged carts, or 0
+	left    []cart.ID         // carts of which the last round could not write all
+	carried int64             // the row of the journal that holds nothing but what was left of them, or 0
 	known   map[cart.ID]known // rows that the last round wrote
 	written map[cart.ID]known // rows that this round has written
 	states  []byte            // used again for each transaction's snapshots
@@ -72,6 +73,7 @@ type Store struct {
 	journal  journal
 	stats    Stats
 	reported map[cart.ID]bool // damaged carts that were logged
+	lacking  map[cart.ID]bool // carts that were logged because changes of them were left out
 	failure  error
 	failed   chan struct{}
 
@@ -94,6 +96,7 @@ func Open(ctx context.Context, dir string, opts Options) (*Store, error) {
 		log:      opts.Logger,
 		pending:  make(map[cart.ID]entry),
 		reported: make(map[cart.ID]bool),
+		lacking:  make(map[cart.ID]bool),
 		failed:   make(chan struct{}),
 		wake:     make(chan struct{}, 1),
 		stop:     make(chan struct{}),
@@ -266,7 +269,8 @@ func (s *Store) commitFailed(seq int64, err error) error {
 	return fmt.Errorf("sqlite: commit: %w", noRoom)
 }
 
-// Load returns the join of what was committed of a cart. A context that is done ends it.
+// Load returns the join of what was committed of a cart, but for changes that need what was not. A
+// context that is done ends it.
 func (s *Store) Load(ctx context.Context, id cart.ID) (*crdt.State, error) {
 	s.mu.Lock()
 	e, isPending := s.pending[id] // before the row: a snapshot may move from here to there
@@ -287,11 +291,16 @@ func (s *Store) Load(ctx context.Context, id cart.ID) (*crdt.State, error) {
 		}
 		return r.state, nil
 	}
-	state, err := e.on(r.state)
-	if err != nil {
-		err = damaged(id, "the journal builds on changes that are missing: %w", err)
+	state, left := e.on(r.state)
+	switch {
+	case state == nil && !s.isPending(id): // any more: it was purged, or what was missing came
+		return s.Load(ctx, id)
+	case state == nil:
+		err = beginsNowhere(id, left)
 		s.report(id, err)
 		return nil, fmt.Errorf("sqlite: load: %w", err)
+	case len(left) > 0: // what they build on may come, or may have died unacknowledged with its author
+		s.reportLeft(id, left)
 	}
 	return state, nil
 }
@@ -303,6 +312,16 @@ func (s *Store) report(id cart.ID, err error) {
 	if !s.reported[id] {
 		s.reported[id] = true
 		s.log.Error("a stored cart is damaged", "cart", id.String(), "error", err)
+	}
+}
+
+// reportLeft logs that changes of a cart are left out, once for as long as they are.
+func (s *Store) reportLeft(id cart.ID, left []*crdt.Delta) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.lacking[id] {
+		s.lacking[id] = true
+		s.log.Warn("a stored cart lacks what some of its changes build on", "cart", id.String(), "left_out", len(left))
 	}
 }
 

@@ -54,6 +54,9 @@ func Run(t *testing.T, create func(t *testing.T) Database) {
 		{"StaleAuthor", staleAuthor},
 		{"TwoHandles", twoHandles},
 		{"Fragment", fragment},
+		{"Gap", gap},
+		{"GapOfAnother", gapOfAnother},
+		{"GapAtTheStart", gapAtTheStart},
 		{"WholeStates", wholeStates},
 		{"CommittedTwice", committedTwice},
 		{"Reopen", reopen},
@@ -250,14 +253,16 @@ func twoHandles(t *testing.T, db Database) {
 	wantState(t, r, a.id, want)
 }
 
+// bare returns a change as who does not hold the cart commits it.
+func bare(c cart.Change) cart.Change {
+	c.State = nil
+	return c
+}
+
 // fragment commits changes whose author does not hold the cart.
 func fragment(t *testing.T, db Database) {
 	s := open(t, db)
 	a := newAuthor(cart.NewID(), nil)
-	bare := func(c cart.Change) cart.Change {
-		c.State = nil
-		return c
-	}
 	commit(t, s, bare(a.add(t, "apples", 1)))
 	wantState(t, s, a.id, a.state)
 	commit(t, s, bare(a.add(t, "pears", 1)), bare(a.remove(t, "apples")))
@@ -275,6 +280,105 @@ func fragment(t *testing.T, db Database) {
 	wantState(t, s, a.id, a.state)
 	commit(t, s, bare(a.add(t, "pears", 1)))
 	wantState(t, s, a.id, a.state)
+}
+
+// gap commits changes without one that they need. It comes later.
+func gap(t *testing.T, db Database) {
+	s := open(t, db)
+	a := newAuthor(cart.NewID(), nil)
+	first, want := bare(a.add(t, "apples", 1)), a.state
+	missing := bare(a.add(t, "pears", 1))
+	later := []cart.Change{bare(a.add(t, "plums", 1)), bare(a.remove(t, "apples")), bare(a.add(t, "figs", 1))}
+	b, c := newAuthor(a.id, nil), newAuthor(a.id, nil)
+	reopened := func() cart.Store {
+		t.Helper()
+		wantState(t, s, a.id, want)
+		wantVersion(t, s, a.id, want)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = open(t, db)
+		wantState(t, s, a.id, want)
+		db.Crash(t)
+		s = open(t, db)
+		wantState(t, s, a.id, want)
+		wantVersion(t, s, a.id, want)
+		return s
+	}
+	commit(t, s, first, later[0])
+	s = reopened()
+	commit(t, s, bare(b.add(t, "figs", 2)))
+	want = crdt.Join(want, b.state)
+	s = reopened()
+	commit(t, s, later[1:]...)
+	s = reopened()
+	commit(t, s, c.add(t, "apples", 3))
+	want = crdt.Join(want, c.state)
+	s = reopened()
+	commit(t, s, missing)
+	want = crdt.Join(want, a.state)
+	s = reopened()
+	commit(t, s, bare(a.remove(t, "figs")))
+	want = crdt.Join(want, a.state)
+	reopened()
+}
+
+// gapOfAnother commits a change that needs what another author did and nobody committed. It takes none
+// of what came before it away.
+func gapOfAnother(t *testing.T, db Database) {
+	s := open(t, db)
+	a := newAuthor(cart.NewID(), nil)
+	b := newAuthor(a.id, nil)
+	commit(t, s, bare(a.add(t, "apples", 1)))
+	want := a.state
+	missing := bare(b.add(t, "pears", 1))
+	a.state = crdt.Join(a.state, b.state)
+	commit(t, s, bare(a.remove(t, "pears")), bare(a.add(t, "plums", 1)))
+	for range 2 {
+		wantState(t, s, a.id, want)
+		wantVersion(t, s, a.id, want)
+		db.Crash(t)
+		s = open(t, db)
+	}
+	commit(t, s, missing)
+	wantState(t, s, a.id, a.state)
+	wantVersion(t, s, a.id, a.state)
+	db.Crash(t)
+	wantState(t, open(t, db), a.id, a.state)
+}
+
+// gapAtTheStart commits changes of which none can be joined before the first comes.
+func gapAtTheStart(t *testing.T, db Database) {
+	s := open(t, db)
+	a := newAuthor(cart.NewID(), nil)
+	first := bare(a.add(t, "apples", 1))
+	commit(t, s, bare(a.add(t, "pears", 1)), bare(a.remove(t, "apples")))
+	for range 2 {
+		if _, err := s.Load(t.Context(), a.id); !errors.Is(err, cart.ErrDamaged) {
+			t.Fatalf("load: got %v, want %v", err, cart.ErrDamaged)
+		}
+		if page, err := s.Versions(t.Context(), cart.ID{}, 2); len(page) > 0 || err != nil {
+			t.Fatalf("versions: got %v, %v", page, err)
+		}
+		db.Crash(t)
+		s = open(t, db)
+	}
+	commit(t, s, first)
+	wantState(t, s, a.id, a.state)
+	wantVersion(t, s, a.id, a.state)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wantState(t, open(t, db), a.id, a.state)
+}
+
+// wantVersion checks the version of the only cart.
+func wantVersion(tb TB, s cart.Store, id cart.ID, state *crdt.State) {
+	tb.Helper()
+	want := cart.StoredVersion{ID: id, Version: cart.VersionHash(id, state)}
+	if page, err := s.Versions(context.Background(), cart.ID{}, 2); err != nil || len(page) != 1 || page[0] != want {
+		tb.Fatalf("versions: got %v, %v, want %v", page, err, want)
+	}
 }
 
 // wholeStates commits many carts at once, of which only the state is given, as who flushes what

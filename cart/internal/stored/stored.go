@@ -1,4 +1,5 @@
-// Package stored computes the columns that every store keeps beside the encoded state of a cart.
+// Package stored is what the stores of carts share: the columns beside an encoded state, and how the
+// state comes about.
 package stored
 
 import (
@@ -30,3 +31,24 @@ func Expiry(s *crdt.State) (ms int64, expires bool) {
 
 // Descends reports whether a holds everything that b holds.
 func Descends(a, b *crdt.State) bool { return a.Erased || !b.Erased && a.VV.Descends(b.VV) }
+
+// Apply applies those deltas to a state that can be, in whatever order, and returns the others. Without
+// a state it begins from an empty one, and returns nil where no delta applies to that.
+func Apply(state *crdt.State, deltas []*crdt.Delta) (joined *crdt.State, left []*crdt.Delta) {
+	for before := -1; len(deltas) != before; {
+		before, left = len(deltas), nil
+		for _, d := range deltas {
+			base := state
+			if base == nil {
+				base = new(crdt.State)
+			}
+			if next, err := base.Apply(d); err == nil {
+				state = next
+			} else { // a gap, perhaps until another was applied
+				left = append(left, d)
+			}
+		}
+		deltas = left
+	}
+	return state, deltas
+}
