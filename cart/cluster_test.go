@@ -125,6 +125,7 @@ func TestOwnFile(t *testing.T) {
 		c := x.client(t, s)
 		write := c.begin("k", addN("A", 1))
 		time.Sleep(100 * time.Millisecond)
+		synctest.Wait()
 		if linesOf(store.state(c.id)) != "A=2" {
 			t.Error("it is not in the file")
 		}
@@ -153,6 +154,7 @@ func TestWritesAreSentAgain(t *testing.T) {
 		for range 2 {
 			write := c.begin("", addN("A", 1))
 			time.Sleep(giveUpAfter + 2*flushTick)
+			synctest.Wait()
 			wantReason(t, (<-write).err, NotDurable)
 		}
 		c.want("A=1")
@@ -343,6 +345,7 @@ func TestANodeCatchesUp(t *testing.T) {
 		s.Mark(9, x.id, mark{stored: extentOf(x.states[3])}.encode())
 		c.want("A=1")
 		time.Sleep(idleTicks * tick)
+		synctest.Wait()
 		c.want("A=3")
 		_, err = s.Read(t.Context(), x.id, c.access(), &Context{vv: crdt.VV{{Replica: 1, Seq: 1}}})
 		wantReason(t, err, ContextUnavailable)

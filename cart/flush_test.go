@@ -30,11 +30,13 @@ func TestOwnersSaveInTurn(t *testing.T) {
 			s := start(t, peered(store, peers))
 			c, other := written(t, s, peers), written(t, s, peers)
 			time.Sleep(want - flushTick)
+			synctest.Wait()
 			if store.state(c.id) != nil {
 				t.Errorf("owner %d saved before %v", rank, want)
 			}
 			s.Mark(9, other.id, mark{stored: extentOf(other.read())}.encode())
 			time.Sleep(3 * flushTick)
+			synctest.Wait()
 			if got := store.state(c.id); got == nil || linesOf(got) != "A=2" {
 				t.Errorf("owner %d did not save within %v", rank, want)
 			}
@@ -45,6 +47,7 @@ func TestOwnersSaveInTurn(t *testing.T) {
 				t.Error("what a peer saved is dirty")
 			}
 			time.Sleep(5 * time.Second)
+			synctest.Wait()
 			wantNothingUnsaved(t, s)
 		})
 	}
@@ -93,6 +96,7 @@ func TestChangesDuringACommit(t *testing.T) {
 		}
 		checkLists(t, s)
 		time.Sleep(minPause + 2*flushTick)
+		synctest.Wait()
 		if got := linesOf(store.state(c.id)); got != "A=3" || r.dirty() {
 			t.Errorf("the store has %q, dirty %v", got, r.dirty())
 		}
@@ -126,10 +130,12 @@ func TestALostHolderMakesHaste(t *testing.T) {
 		release()
 		checkLists(t, s)
 		time.Sleep(afterLoss - flushTick)
+		synctest.Wait()
 		if store.state(c.id) != nil {
 			t.Error("the second owner saved before its time")
 		}
 		time.Sleep(3 * flushTick)
+		synctest.Wait()
 		if store.state(c.id) == nil || store.state(x.id) == nil || linesOf(store.state(busy.id)) != "A=3" {
 			t.Error("what a lost holder had is not saved")
 		}
@@ -158,11 +164,13 @@ func TestFlush(t *testing.T) {
 		peers.acknowledge(2)
 		wantAnswer(t, add, "A=3")
 		time.Sleep(time.Second)
+		synctest.Wait()
 		if done.Load() {
 			t.Fatal("Flush returned before the commit")
 		}
 		release()
 		time.Sleep(5 * flushTick) // a commit, what came during it, and a look at both
+		synctest.Wait()
 		if !done.Load() || linesOf(store.state(c.id)) != "A=3" || store.state(other.id) == nil || store.state(x.id) == nil {
 			t.Error("Flush returned, but not everything is stored")
 		}
@@ -231,6 +239,7 @@ func TestChangesAreLetGo(t *testing.T) {
 		<-entered
 		s.committer.succeeded.Store(time.Now().Add(giveUpAfter).UnixNano()) // as if for others
 		time.Sleep(giveUpAfter + 2*flushTick)
+		synctest.Wait()
 		wantPending(t, late)
 		began := time.Now()
 		a := <-late

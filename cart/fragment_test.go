@@ -95,6 +95,7 @@ func TestFragments(t *testing.T) {
 		checkMemory(t, s)
 		checkLists(t, s)
 		time.Sleep(minPause - flushTick)
+		synctest.Wait()
 		if store.state(x.id) != nil {
 			t.Error("saved before it was due")
 		}
@@ -164,6 +165,7 @@ func TestFragmentsInAnyOrder(t *testing.T) {
 					_, _ = s.Read(t.Context(), x.id, Access{Trusted: true}, nil)
 				case 1:
 					time.Sleep(time.Duration(random.IntN(400)) * time.Millisecond)
+					synctest.Wait()
 				case 2:
 					s.evictOne(s.shard(x.id))
 				}
@@ -186,6 +188,7 @@ func TestFragmentsInAnyOrder(t *testing.T) {
 			if err != nil || !bytes.Equal(crdt.AppendState(nil, got), want) {
 				t.Errorf("the cart is %s, want %s (%v)", dumpOf(got), dumpOf(last), err)
 			}
+			synctest.Wait()
 			wantNothingUnsaved(t, s)
 			checkMemory(t, s)
 			checkIndex(t, s)
@@ -217,6 +220,7 @@ func TestFragmentsThatComeDuringACommit(t *testing.T) {
 			checkMemory(t, s)
 		}
 		time.Sleep(time.Second)
+		synctest.Wait()
 		if fragmentsOf(s, x.id) != 0 || linesOf(store.state(x.id)) != "A=50" {
 			t.Errorf("%d fragments are left, the store has %q", fragmentsOf(s, x.id), linesOf(store.state(x.id)))
 		}

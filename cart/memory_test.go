@@ -10,22 +10,35 @@ import (
 	"cartd/crdt"
 )
 
+// residentsOf returns the carts in memory, none of them locked.
+func residentsOf(s *Service) (all []*resident) {
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		for _, r := range sh.carts {
+			all = append(all, r)
+		}
+		sh.mu.Unlock()
+	}
+	return all
+}
+
 // checkMemory checks that what is accounted for is what is resident.
 func checkMemory(t testing.TB, s *Service) {
 	t.Helper()
 	var residents, memory int64
+	for _, r := range residentsOf(s) {
+		r.mu.Lock()
+		residents++
+		memory += r.size
+		if r.gone || s.shard(r.id).get(r.id) != r || r.size != r.measure() {
+			t.Errorf("the cart %v: gone %v, size %d, measured %d", r.id, r.gone, r.size, r.measure())
+		}
+		r.mu.Unlock()
+	}
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
-		for id, r := range sh.carts {
-			r.mu.Lock()
-			residents++
-			memory += r.size
-			if r.gone || r.id != id || r.size != r.measure() {
-				t.Errorf("the cart %v: gone %v, size %d, measured %d", id, r.gone, r.size, r.measure())
-			}
-			r.mu.Unlock()
-		}
 		for id, f := range sh.fragments {
 			memory += sizeFragments
 			for _, g := range f.deltas {

@@ -324,20 +324,23 @@ func (g *region) settle() {
 // checkIndex checks that the index has the versions of what is resident.
 func checkIndex(t testing.TB, s *Service) {
 	t.Helper()
+	for _, r := range residentsOf(s) {
+		r.mu.Lock()
+		state, err := r.latest, error(nil)
+		if r.packed != nil {
+			state, err = crdt.DecodeState(r.packed)
+		}
+		sh := s.shard(r.id)
+		sh.mu.Lock()
+		if err != nil || !r.gone && sh.versions[r.id] != VersionHash(r.id, state) {
+			t.Errorf("the index has another version of %v than there is (%v)", r.id, err)
+		}
+		sh.mu.Unlock()
+		r.mu.Unlock()
+	}
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
-		for id, r := range sh.carts {
-			r.mu.Lock()
-			state, err := r.latest, error(nil)
-			if r.packed != nil {
-				state, err = crdt.DecodeState(r.packed)
-			}
-			if err != nil || sh.versions[id] != VersionHash(id, state) {
-				t.Errorf("the index has another version of %v than there is (%v)", id, err)
-			}
-			r.mu.Unlock()
-		}
 		var digests [slotsPerShard]uint64
 		for id, version := range sh.versions {
 			digests[slotInShard(id)] ^= version
@@ -352,31 +355,31 @@ func checkIndex(t testing.TB, s *Service) {
 // checkLists checks that nothing that is unsaved was forgotten.
 func checkLists(t testing.TB, s *Service) {
 	t.Helper()
-	s.flusher.mu.Lock()
-	due := make(map[ID]bool)
-	for _, d := range s.flusher.due {
-		due[d.id] = true
+	due := func(id ID) bool {
+		f := &s.flusher
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.looking > 0 || slices.ContainsFunc(f.due, func(d dueCart) bool { return d.id == id })
 	}
-	looking := s.flusher.looking > 0
-	s.flusher.mu.Unlock()
+	for _, r := range residentsOf(s) {
+		r.mu.Lock()
+		switch {
+		case r.gone:
+		case r.dirty() && !r.listed && !r.queued && r.taken == nil:
+			t.Errorf("%v is dirty and in no list", r.id)
+		case s.lazy() && r.listed && !due(r.id):
+			t.Errorf("%v takes itself for listed", r.id)
+		}
+		r.mu.Unlock()
+	}
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
-		for id, r := range sh.carts {
-			r.mu.Lock()
-			switch {
-			case r.dirty() && !r.listed && !r.queued && r.taken == nil:
-				t.Errorf("%v is dirty and in no list", id)
-			case s.lazy() && r.listed && !r.gone && !due[id] && !looking:
-				t.Errorf("%v takes itself for listed", id)
-			}
-			r.mu.Unlock()
-		}
 		for id, f := range sh.fragments {
 			if !f.listed && !f.queued && slices.ContainsFunc(f.deltas, func(g fragment) bool { return !g.taken && !g.saved }) {
 				t.Errorf("fragments of %v are in no list", id)
 			}
-			if s.lazy() && f.listed && !due[id] && !looking {
+			if s.lazy() && f.listed && !due(id) {
 				t.Errorf("fragments of %v take themselves for listed", id)
 			}
 		}
@@ -387,16 +390,16 @@ func checkLists(t testing.TB, s *Service) {
 // wantNothingUnsaved checks that nothing waits for the store, or for being safe.
 func wantNothingUnsaved(t testing.TB, s *Service) {
 	t.Helper()
+	for _, r := range residentsOf(s) {
+		r.mu.Lock()
+		if !r.clean() {
+			t.Errorf("%v is not clean: %d unsafe, dirty %v", r.id, len(r.unsafe), r.dirty())
+		}
+		r.mu.Unlock()
+	}
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
-		for id, r := range sh.carts {
-			r.mu.Lock()
-			if !r.clean() {
-				t.Errorf("%v is not clean: %d unsafe, dirty %v", id, len(r.unsafe), r.dirty())
-			}
-			r.mu.Unlock()
-		}
 		for id, f := range sh.fragments {
 			t.Errorf("%d fragments of %v", len(f.deltas), id)
 		}
