@@ -207,8 +207,13 @@ func (s *Service) admit(sh *shard, r *resident) error {
 	s.residents.Add(1)
 	sh.mu.Lock()
 	sh.carts[r.id] = r
-	sh.setVersion(r.id, VersionHash(r.id, r.latest))
+	indexed, version := sh.versions[r.id], VersionHash(r.id, r.latest)
+	stale := indexed != 0 && indexed != version && sh.fragments[r.id] == nil
+	sh.setVersion(r.id, version)
 	sh.mu.Unlock()
+	if stale { // the store has said that it has another version
+		s.refresh(r)
+	}
 	s.resized(r)
 	if r.durable != nil && r.dirty() { // what a peer had and the store did not
 		s.changed(r, nil, &crdt.Delta{State: *r.latest})
