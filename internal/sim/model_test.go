@@ -299,7 +299,9 @@ func (m *model) execute(by *author, c command, operation string, at func(crdt.Do
 	}
 	known := m.replicas[by.replica]
 	e.dot = crdt.Dot{Replica: by.replica, Seq: uint64(len(known)) + 1}
-	e.at = at(e.dot)
+	if e.at = at(e.dot); e.at == 0 { // a later step has cancelled it: it was after all that its author saw
+		by.seen.each(func(i int) { e.at = max(e.at, m.events[i].at+1) })
+	}
 	i := len(m.events)
 	m.events = append(m.events, e)
 	m.replicas[by.replica] = append(known, i)
