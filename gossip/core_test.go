@@ -314,11 +314,17 @@ func TestFetch(t *testing.T) {
 		expect(t, "later", *some, []result{{1, true}})
 	})
 	t.Run("alone", func(t *testing.T) {
-		s := newScene(t, 2)
+		s := newScene(t, 1)
 		results := fetch(s.actors[0], cartID(1))
 		expect(t, "before", *results, []result(nil))
 		s.settle()
 		expect(t, "answer", *results, []result{{0, true}})
+	})
+	t.Run("cut off", func(t *testing.T) {
+		s := newScene(t, 2) // members without a link
+		results := fetch(s.actors[0], cartID(1))
+		s.settle()
+		expect(t, "answer", *results, []result{{0, false}})
 	})
 	t.Run("one is silent", func(t *testing.T) {
 		s := connected(t, 3)

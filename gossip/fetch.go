@@ -15,7 +15,7 @@ type fetch struct {
 	deadline time.Time
 	waiting  []uint64 // start ids of the peers that have not answered
 	payloads [][]byte
-	lost     bool // a peer went away without an answer
+	lost     bool // a member cannot be asked, or went away without an answer
 	answer   func(payloads [][]byte, complete bool)
 }
 
@@ -29,8 +29,8 @@ func (a answers) call() {
 }
 
 // Fetch asks all live peers for the durable state of a cart, as far as they have it in memory, and calls
-// answer with what came: once, after Fetch has returned, from any goroutine; when all have answered,
-// and after 150 ms or when a peer went away without all being complete.
+// answer with what came: once, after Fetch has returned, from any goroutine, when all have answered, or
+// after 150 ms. It is complete if every member has answered.
 func (c *Core) Fetch(id [16]byte, answer func(payloads [][]byte, complete bool)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -39,9 +39,12 @@ func (c *Core) Fetch(id [16]byte, answer func(payloads [][]byte, complete bool))
 	it := item{kind: kindFetch, id: id, n: f.request}
 	encoded := it.encode()
 	for _, p := range c.peers {
-		if p.up {
+		switch {
+		case p.up:
 			f.waiting = append(f.waiting, p.start)
 			c.offer(p, entry{encoded: encoded}, time.Time{})
+		case p.member:
+			f.lost = true
 		}
 	}
 	if len(f.waiting) == 0 {
