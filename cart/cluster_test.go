@@ -427,3 +427,44 @@ func FuzzPeer(f *testing.F) {
 		})
 	})
 }
+
+// What only the database has, since who committed it has died, comes to the nodes that have the cart in
+// memory.
+func TestWhatOnlyTheDatabaseHas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, peers := newFakeStore(), newFakeReplicator()
+		s := start(t, peered(store, peers))
+		used, idle := written(t, s, peers), written(t, s, peers)
+		time.Sleep(3 * idleTicks * tick)
+		used.want("A=2")
+		other := author{t, 77, time.Now()}
+		for _, c := range []*client{used, idle} {
+			store.put(c.id, other.apply(store.state(c.id), addN("B", 1)))
+		}
+		used.want("A=2")
+		time.Sleep(seedAgain + tick)
+		synctest.Wait()
+		used.want("A=2 B=1")
+		idle.want("A=2 B=1")
+		wantNothingUnsaved(t, s)
+	})
+}
+
+// A payload that comes again changes nothing, and is counted.
+func TestRepeatedPayload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, peers := newFakeStore(), newFakeReplicator()
+		s := start(t, peered(store, peers))
+		x := newForeign(t, time.Now(), 1)
+		deliver(t, s, x.id, payload(x.deltas[0]), payload(x.deltas[0]))
+		if n := s.Stats().Repeated; n != 1 {
+			t.Errorf("%d fragments came again", n)
+		}
+		before := linesOf(x.client(t, s).read())
+		deliver(t, s, x.id, payload(x.deltas[0]))
+		if n := s.Stats().Repeated; n != 2 {
+			t.Errorf("%d payloads came again", n)
+		}
+		x.client(t, s).want(before)
+	})
+}

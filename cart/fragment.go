@@ -99,6 +99,7 @@ func (sh *shard) keep(id ID, d *crdt.Delta, safe bool) {
 		s.memory.Add(sizeFragments)
 		sh.fragments[id] = f
 	} else if f.covers(d) {
+		s.repeated.Add(1)
 		return
 	}
 	f.add(d, safe)

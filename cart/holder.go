@@ -105,6 +105,7 @@ func (s *Service) joinOne(r *resident, d *crdt.Delta, safe bool) error {
 	case err != nil:
 		return err
 	case state == from:
+		s.repeated.Add(1)
 		return nil
 	case len(state.VV) > crdt.MaxReplicas: // nobody could decode it
 		return errForged

@@ -89,10 +89,33 @@ func spanHash(id ID, d *crdt.Delta) (sum uint64) {
 const (
 	seedBatch = 4096
 	seedRetry = time.Second
+	// seedAgain is how long it may take until a node learns of what only the database has: what a node
+	// committed that could reach nobody else, and died.
+	seedAgain = time.Minute
+	// catchUps is how many carts are read anew at once for that, and catchUpPause how long after the last ones.
+	catchUps     = 64
+	catchUpPause = 50 * time.Millisecond
 )
 
-// seed reads the versions of what is stored.
+// seeding reads the versions of what is stored, at the start and, where other nodes write to the store,
+// again and again.
+func (s *Service) seeding() {
+	for again := true; again; again = s.shared && s.pause(seedAgain) {
+		s.seed()
+	}
+}
+
+// pause waits, and reports whether the Service still runs then.
+func (s *Service) pause(d time.Duration) bool {
+	over, stop := s.scheduler.After(d)
+	s.scheduler.Wait(over, s.running.Done(), nil)
+	stop()
+	return s.running.Err() == nil
+}
+
+// seed reads the versions of all that is stored.
 func (s *Service) seed() {
+	first, behind := !s.seeded.Load(), 0
 	for after, done := (ID{}), false; !done; {
 		stored, err := s.store.Versions(s.running, after, seedBatch)
 		if s.running.Err() != nil {
@@ -100,9 +123,9 @@ func (s *Service) seed() {
 		}
 		if err != nil {
 			s.log.Warn("reading the versions of the stored carts", "error", err)
-			over, stop := s.scheduler.After(seedRetry)
-			s.scheduler.Wait(over, s.running.Done(), nil)
-			stop()
+			if !s.pause(seedRetry) {
+				return
+			}
 			continue
 		}
 		for _, v := range stored {
@@ -116,7 +139,10 @@ func (s *Service) seed() {
 			r := sh.carts[v.ID]
 			sh.mu.Unlock()
 			if known && version != v.Version && r != nil {
-				s.catchUp(r)
+				s.catchUp(r, first)
+				if behind++; behind%catchUps == 0 && !s.pause(catchUpPause) {
+					return
+				}
 			}
 		}
 		done = len(stored) < seedBatch
@@ -124,12 +150,17 @@ func (s *Service) seed() {
 	s.seeded.Store(true)
 }
 
-// catchUp has a cart that came from a peer joined with what is stored of it, which nobody else may have: it
-// was committed by a node that has died since.
-func (s *Service) catchUp(r *resident) {
+// catchUp has a cart joined with what is stored of it, which nobody else may have: it was committed by a node
+// that has died since. A cart that is dirty differs from what is stored anyway, but at first, when it came
+// from a peer.
+func (s *Service) catchUp(r *resident, first bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.gone && r.packed == nil {
+	if r.gone || r.unpack() != nil {
+		return
+	}
+	s.resized(r)
+	if first || !r.dirty() {
 		s.refresh(r)
 	}
 }

@@ -66,6 +66,7 @@ type Service struct {
 	seeded    atomic.Bool
 	hedges    atomic.Int64
 	refused   struct{ malformed, tooNew, overMemory, expired atomic.Int64 }
+	repeated  atomic.Int64
 
 	budget    int64
 	memory    atomic.Int64 // estimate of what resident carts take
@@ -123,7 +124,7 @@ func New(o Options) *Service {
 	if s.replicator != nil {
 		s.flusher.pause = minPause
 		s.background(s.flushing)
-		s.background(s.seed)
+		s.background(s.seeding)
 	}
 	return s
 }
@@ -203,6 +204,7 @@ type Stats struct {
 	FlushPause    time.Duration // for which a write is left to the nodes alone, when all goes well
 	Hedges        int64         // writes that went to the database because nodes were late, since the start
 	Refused       Refused       // payloads of peers, since the start
+	Repeated      int64         // payloads of peers that told nothing new, since the start
 }
 
 // Stats reads the service.
@@ -218,6 +220,7 @@ func (s *Service) Stats() Stats {
 			OverMemory: s.refused.overMemory.Load(),
 			Expired:    s.refused.expired.Load(),
 		},
+		Repeated: s.repeated.Load(),
 	}
 	listed, pause := s.flusher.backlog()
 	unsaved := s.committer.backlog().join(listed)

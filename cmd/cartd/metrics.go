@@ -43,6 +43,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		e.gauge(mOldestUnsaved, c.OldestUnsaved)
 		e.gauge(mFlushPause, c.FlushPause)
 		e.counter(mHedges, float64(c.Hedges))
+		e.counter(mPayloadsRepeated, float64(c.Repeated))
 	}
 	if s := z.Store; s != nil {
 		e.gauge(mStoreReachable, truth(s.Reachable))
@@ -146,7 +147,8 @@ var (
 	mStorePending     = describe("store_pending_carts", "Carts whose snapshot is behind the journal.")
 	mStoreJournal     = describe("store_journal_bytes", "Size of the journal.")
 
-	mPayloadsRefused = describe("payloads_refused_total", "Changes from peers that were not taken, by reason.", "reason")
+	mPayloadsRefused  = describe("payloads_refused_total", "Changes from peers that were not taken, by reason.", "reason")
+	mPayloadsRepeated = describe("payloads_repeated_total", "Changes from peers that told nothing new.")
 
 	mNode        = describe("node_info", "This node; the value is 1.", "name", "region", "zone", "state")
 	mMembers     = describe("members", "Nodes of the region that are alive, this one included.")

@@ -88,6 +88,7 @@ type cartsStatus struct {
 	FlushPause    float64 `json:"flush_pause_seconds"`
 	Hedges        int64   `json:"hedges"` // writes that went to the database because peers were late
 	Indexed       bool    `json:"indexed"`
+	Repeated      int64   `json:"repeated_payloads"` // changes from peers that told nothing new
 }
 
 type storeStatus struct {
@@ -135,6 +136,7 @@ func (z *status) carts(s cart.Stats, indexed bool) {
 		FlushPause:    s.FlushPause.Seconds(),
 		Hedges:        s.Hedges,
 		Indexed:       indexed,
+		Repeated:      s.Repeated,
 	}
 	z.Refused.Payloads = map[string]int64{
 		"malformed":   s.Refused.Malformed,
