@@ -248,6 +248,17 @@ func TestNoSuchPath(t *testing.T) {
 	}
 }
 
+// Load balancers learn whether to send requests, and nothing else.
+func TestReadiness(t *testing.T) {
+	ready := false
+	s := open(t, func(o *Options, _ *cart.Options) { o.Ready = func() bool { return ready } })
+	s.do("GET", "/readyz", "").wantProblem(http.StatusServiceUnavailable, "not-ready", "")
+	ready = true
+	if a := s.do("GET", "/readyz", "").want(http.StatusOK); strings.TrimSpace(string(a.body)) != `{"status":"ok"}` || a.header.Get("Cache-Control") != "no-store" {
+		t.Errorf("ready: %v %s", a.header, a.body)
+	}
+}
+
 func TestRequestID(t *testing.T) {
 	s := open(t, dev)
 	if got := s.do("GET", "/", "", "X-Request-Id", "abc-1").header.Get("X-Request-Id"); got != "abc-1" {

@@ -26,6 +26,11 @@ const (
 	OperationTypeSet       OperationType = "set"
 )
 
+// Defines values for ReadinessStatus.
+const (
+	ReadinessStatusOk ReadinessStatus = "ok"
+)
+
 // Cart defines model for Cart.
 type Cart struct {
 	CreatedAt time.Time `json:"created_at"`
@@ -350,6 +355,14 @@ type Problem struct {
 	Type string `json:"type"`
 }
 
+// Readiness A node that is to be sent requests.
+type Readiness struct {
+	Status ReadinessStatus `json:"status"`
+}
+
+// ReadinessStatus defines model for Readiness.Status.
+type ReadinessStatus string
+
 // CartID defines model for CartID.
 type CartID = string
 
@@ -385,6 +398,9 @@ type ServerInterface interface {
 	// GetOpenAPI Read this document
 	// (GET /openapi.yaml)
 	GetOpenAPI(w http.ResponseWriter, r *http.Request)
+	// GetReadiness Ask whether the node is to be sent requests
+	// (GET /readyz)
+	GetReadiness(w http.ResponseWriter, r *http.Request)
 	// CreateCart Create an anonymous cart
 	// (POST /v1/carts)
 	CreateCart(w http.ResponseWriter, r *http.Request)
@@ -427,6 +443,12 @@ type Unimplemented struct{}
 // GetOpenAPI Read this document
 // (GET /openapi.yaml)
 func (_ Unimplemented) GetOpenAPI(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetReadiness Ask whether the node is to be sent requests
+// (GET /readyz)
+func (_ Unimplemented) GetReadiness(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -510,6 +532,20 @@ func (siw *ServerInterfaceWrapper) GetOpenAPI(w http.ResponseWriter, r *http.Req
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetOpenAPI(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetReadiness operation middleware
+func (siw *ServerInterfaceWrapper) GetReadiness(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetReadiness(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -944,6 +980,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/openapi.yaml", wrapper.GetOpenAPI)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/readyz", wrapper.GetReadiness)
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/carts", wrapper.CreateCart)

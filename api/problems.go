@@ -35,6 +35,7 @@ var (
 	bodyTooLarge         = problemKind{"body-too-large", http.StatusRequestEntityTooLarge, "The body is too large"}
 	notFound             = problemKind{"not-found", http.StatusNotFound, "There is no such path"}
 	methodNotAllowed     = problemKind{"method-not-allowed", http.StatusMethodNotAllowed, "The path has no such method"}
+	notReady             = problemKind{"not-ready", http.StatusServiceUnavailable, "Send requests elsewhere"}
 	internalError        = problemKind{"internal-error", http.StatusInternalServerError, "Something went wrong here"}
 )
 

@@ -3,6 +3,7 @@ package api
 import (
 	"crypto/rand"
 	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -28,7 +29,9 @@ type Options struct {
 	// Timeout bounds how long a write may wait for what it needs; 2 s where zero. What a read waits for,
 	// package cart bounds.
 	Timeout time.Duration
-	Logger  *slog.Logger
+	// Ready reports whether the node is to be sent requests; where nil, it always is.
+	Ready  func() bool
+	Logger *slog.Logger
 }
 
 // Server answers the HTTP API. Its methods are those of the generated ServerInterface.
@@ -36,6 +39,7 @@ type Server struct {
 	service *cart.Service
 	dev     bool
 	timeout time.Duration
+	ready   func() bool
 	log     *slog.Logger
 }
 
@@ -46,12 +50,15 @@ var document []byte
 
 // New returns the handler of the HTTP API.
 func New(o Options) http.Handler {
-	s := &Server{service: o.Service, dev: o.Dev, timeout: o.Timeout, log: o.Logger}
+	s := &Server{service: o.Service, dev: o.Dev, timeout: o.Timeout, ready: o.Ready, log: o.Logger}
 	if s.timeout == 0 {
 		s.timeout = 2 * time.Second
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.ready == nil {
+		s.ready = func() bool { return true }
 	}
 	mux := chi.NewRouter()
 	mux.Use(requestID, s.recoverer, middleware.GetHead)
@@ -117,6 +124,17 @@ func (s *Server) GetOpenAPI(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/yaml")
 	w.Header().Set("Cache-Control", "no-cache")
 	w.Write(document)
+}
+
+// GetReadiness tells load balancers whether to send requests here.
+func (s *Server) GetReadiness(w http.ResponseWriter, r *http.Request) {
+	if !s.ready() {
+		s.fail(w, r, &problem{kind: notReady, detail: "the node starts, stops, or could not acknowledge a write"})
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_ = json.NewEncoder(w).Encode(Readiness{Status: ReadinessStatusOk}) // who asked may be gone
 }
 
 // requestID names the request, as the client did or with a name of its own: one of the process, and a
