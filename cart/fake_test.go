@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -168,13 +169,14 @@ func (f *fakeStore) loadsOf(id ID) int {
 
 // fakeReplicator keeps what it was given, for a node with as many peers as the test says.
 type fakeReplicator struct {
-	mu    sync.Mutex
-	peers int
-	rank  int
-	sent  []sent
-	marks []mark
-	fetch func(id ID) (payloads [][]byte, complete bool)
-	came  chan struct{} // a value for each delta
+	mu      sync.Mutex
+	peers   int
+	abreast atomic.Int64 // of these
+	rank    int
+	sent    []sent
+	marks   []mark
+	fetch   func(id ID) (payloads [][]byte, complete bool)
+	came    chan struct{} // a value for each delta
 }
 
 type sent struct {
@@ -215,6 +217,8 @@ func (f *fakeReplicator) setPeers(n int) {
 	defer f.mu.Unlock()
 	f.peers = n
 }
+
+func (f *fakeReplicator) Abreast() int { return int(f.abreast.Load()) }
 
 func (f *fakeReplicator) Alive(uint64) bool { return true }
 func (f *fakeReplicator) Synced() bool      { return true }

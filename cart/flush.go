@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"container/heap"
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
@@ -384,8 +385,13 @@ func (r *resident) resend() {
 	r.service.replicator.Replicate(r.id, payload, held)
 }
 
-// Flush saves everything that the store lacks. It returns when that is done, or with what ctx says.
+// ErrLeft is what Flush returns when the store lacks what enough other nodes hold.
+var ErrLeft = errors.New("cart: the store lacks writes, which are left to the other nodes")
+
+// Flush saves everything that the store lacks. It returns when that is done, or with what ctx says; with ErrLeft
+// when the store has taken nothing for a while and so many other nodes have all there is that none needs this one.
 func (s *Service) Flush(ctx context.Context) error {
+	began := s.now().UnixNano()
 	for s.lazy() {
 		s.flushDue(1<<63 - 1)
 		idle, before := s.flusher.idle()
@@ -402,6 +408,10 @@ func (s *Service) Flush(ctx context.Context) error {
 		}
 		if err := s.Err(); err != nil {
 			return err
+		}
+		waited := s.now().UnixNano() - max(began, s.committer.succeeded.Load())
+		if waited > int64(giveUpAfter) && s.replicator.Abreast() > s.tolerate {
+			return ErrLeft
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package cart
 
 import (
+	"errors"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -175,6 +176,31 @@ func TestFlush(t *testing.T) {
 			t.Error("Flush returned, but not everything is stored")
 		}
 		wantUnlisted(t, s)
+	})
+}
+
+// What a store does not take, Flush leaves to so many other nodes that none needs this one.
+func TestFlushLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, peers := newFakeStore(), newFakeReplicator()
+		s := start(t, peered(store, peers))
+		written(t, s, peers)
+		entered, release := store.blockCommits()
+		flushed := make(chan error, 1)
+		go func() { flushed <- s.Flush(t.Context()) }()
+		<-entered
+		peers.abreast.Store(1)
+		time.Sleep(10 * giveUpAfter)
+		select {
+		case err := <-flushed:
+			t.Fatalf("Flush returned %v, and one node is all that has the write", err)
+		default:
+		}
+		peers.abreast.Store(2)
+		if err := <-flushed; !errors.Is(err, ErrLeft) {
+			t.Errorf("Flush returned %v", err)
+		}
+		release()
 	})
 }
 

@@ -321,7 +321,8 @@ func (s *Service) refresh(r *resident) {
 	})
 }
 
-// Lost tells that a peer went away, and with it what it held: what the database lacks is saved at once.
+// Lost tells that a peer went away, and with it what it held, or that it is about to: what the database lacks
+// is saved at once.
 func (s *Service) Lost(uint64) {
 	if s.lazy() {
 		s.hurry()

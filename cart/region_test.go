@@ -216,6 +216,8 @@ func (n *node) Rank(id [16]byte) (rank int) {
 	return rank
 }
 
+func (n *node) Abreast() int { return n.Peers() }
+
 func (n *node) Synced() bool { return n.synced.Load() }
 
 func (n *node) Fetch(id [16]byte, answer func([][]byte, bool)) {

@@ -13,6 +13,9 @@ type Replicator interface {
 	// Peers returns how many other nodes are there to hold a change at present.
 	Peers() int
 
+	// Abreast returns how many of these have all that this node has.
+	Abreast() int
+
 	// Alive reports whether a holder is still there.
 	Alive(holder uint64) bool
 

@@ -49,7 +49,7 @@ type Carts interface {
 	// no such cart.
 	State(ctx context.Context, id [16]byte) (payload []byte, held func(holder uint64), err error)
 
-	// Lost tells that a peer went away, and with it what it held.
+	// Lost tells that a peer went away, and with it what it held, or that it is about to.
 	Lost(peer uint64)
 }
 

@@ -151,8 +151,13 @@ func (c *Core) SetMembers(members []Member) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, m := range members {
-		if m.Start != c.o.Self.Start {
-			c.meet(m)
+		if m.Start == c.o.Self.Start {
+			continue
+		}
+		p := c.peer(m.Start)
+		stayed := p != nil && p.stays()
+		if p = c.meet(m); stayed && !p.stays() {
+			c.lost(p)
 		}
 	}
 	now := c.o.Now()
@@ -163,7 +168,7 @@ func (c *Core) SetMembers(members []Member) {
 		}
 		p.member = is
 	}
-	c.replace() // a zone may have changed
+	c.replace() // a zone or a state may have changed
 }
 
 // Up tells that there is a link with a peer, which speaks a version of the frames. It carries, in order
@@ -224,8 +229,13 @@ func (c *Core) down(p *peer, why error) answers {
 	p.out.rewind()
 	c.abandon(p)
 	c.replace()
-	c.o.Spawn(p.start, func(context.Context) { c.o.Carts.Lost(p.start) })
+	c.lost(p)
 	return c.unasked(p)
+}
+
+// lost tells that a peer cannot be counted on any more. The mutex is held.
+func (c *Core) lost(p *peer) {
+	c.o.Spawn(p.start, func(context.Context) { c.o.Carts.Lost(p.start) })
 }
 
 // Tick lets time pass. It is to be called every 5 to 50 ms. It returns the peers whose link is of no use
@@ -274,22 +284,35 @@ func (c *Core) forget(now time.Time) {
 	})
 }
 
-// Peers returns how many links are up.
-func (c *Core) Peers() int {
+// stays reports whether the peer can be counted on to hold something: its link is up, and it is not about to
+// leave.
+func (p *peer) stays() bool { return p.up && p.who.State != Draining }
+
+// Peers returns how many peers can be counted on to hold something: those with a link that do not drain.
+func (c *Core) Peers() int { return c.count((*peer).stays) }
+
+// Abreast returns how many of these have acknowledged everything that this node had for them.
+func (c *Core) Abreast() int {
+	return c.count(func(p *peer) bool {
+		return p.stays() && !p.needsSync && p.owed.len() == 0 && p.steps.len() == 0 && p.out.sent+p.out.waiting() == 0
+	})
+}
+
+func (c *Core) count(which func(*peer) bool) (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := 0
 	for _, p := range c.peers {
-		if p.up {
+		if which(p) {
 			n++
 		}
 	}
 	return n
 }
 
-// Alive reports whether the process of a start id is this one, or the link with it is up.
+// Alive reports whether the process of a start id is this one, or a peer that can be counted on.
 func (c *Core) Alive(holder uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return holder == c.o.Self.Start || c.linked(holder) != nil
+	p := c.linked(holder)
+	return holder == c.o.Self.Start || p != nil && p.stays()
 }

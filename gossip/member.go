@@ -22,7 +22,7 @@ type MemberState uint8
 const (
 	Joining MemberState = iota + 1
 	Active
-	Draining
+	Draining // about to leave: nobody counts on what it holds
 )
 
 // Versions of the frames that this code understands.

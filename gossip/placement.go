@@ -53,10 +53,10 @@ type slotSet [Slots / 64]uint64
 func (s *slotSet) has(slot int) bool { return s[slot/64]>>(slot%64)&1 != 0 }
 func (s *slotSet) add(slot int)      { s[slot/64] |= 1 << (slot % 64) }
 
-// placement is where this node and its live peers stand in the ranking of each slot. A slot is ranked
+// placement is where this node and the peers that stay stand in the ranking of each slot. A slot is ranked
 // when it is first asked for after nodes came or went.
 type placement struct {
-	nodes   []candidate // this node and its live peers, in any order
+	nodes   []candidate // this node and the peers that stay, in any order
 	scratch []candidate
 	ranked  slotSet
 	self    [Slots]uint16 // the place of this node, for the ranked slots
@@ -86,13 +86,13 @@ func (c *Core) replace() {
 	at.nodes = append(at.nodes[:0], candidate{start: c.o.Self.Start, zone: c.o.Self.Zone})
 	for _, p := range c.peers {
 		p.owns = slotSet{}
-		if p.up {
+		if p.stays() {
 			at.nodes = append(at.nodes, candidate{start: p.start, zone: p.who.Zone})
 		}
 	}
 }
 
-// Rank returns the place of this node among itself and its live peers in the order in which they are to
+// Rank returns the place of this node among itself and the peers that stay in the order in which they are to
 // own a cart: 0 for the first.
 func (c *Core) Rank(id [16]byte) int {
 	c.mu.Lock()

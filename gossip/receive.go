@@ -117,6 +117,9 @@ func (c *Core) takeAck(p *peer, h *header) {
 		return
 	}
 	p.reading.held, p.reading.refused = p.out.ack(h, p.reading.held, p.reading.refused[:0])
+	if !p.stays() {
+		p.reading.held = p.reading.held[:0] // what it holds, it takes with it
+	}
 	for _, r := range p.reading.refused {
 		p.counters.RefusedByPeer++
 		switch {

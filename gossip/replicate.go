@@ -5,7 +5,7 @@ import "time"
 // Replicate sends a change of a cart on its way to all peers: at once to those that own the cart, soon
 // to the others. It calls held, if not nil, with the start id of each peer that has told that it holds
 // the change: once each, after Replicate has returned, from any goroutine. For a peer that does not
-// get the change from here it is not called.
+// get the change from here, or that is about to leave, it is not called.
 func (c *Core) Replicate(id [16]byte, delta []byte, held func(holder uint64)) {
 	it := item{kind: kindDelta, id: id, body: delta}
 	encoded := it.encode()

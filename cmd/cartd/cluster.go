@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -28,6 +29,7 @@ type clusterConfig struct {
 	advertiseHost string
 	replicas      int
 	tolerate      int
+	drainTime     time.Duration
 }
 
 const (
@@ -38,9 +40,12 @@ const (
 // maxReplicas bounds --replicas: each of them gets every write.
 const maxReplicas = 16
 
+// maxDrainTime bounds --drain-time: whoever stops a node waits for it.
+const maxDrainTime = time.Minute
+
 // clusterFlags are the flags that mean nothing to a node that is alone.
 var clusterFlags = []string{
-	"join", "gossip-listen", "link-listen", "advertise-host", "region", "zone", "replicas", "tolerate",
+	"join", "gossip-listen", "link-listen", "advertise-host", "region", "zone", "replicas", "tolerate", "drain-time",
 }
 
 func (c *clusterConfig) flags(f *pflag.FlagSet) {
@@ -54,6 +59,7 @@ func (c *clusterConfig) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.advertiseHost, "advertise-host", "", "host that other nodes reach this one at (default: that of --gossip-listen and --link-listen, or the first private address)")
 	f.IntVar(&c.replicas, "replicas", 3, fmt.Sprintf("nodes of the region that own a cart, 2 to %d: they get its writes at once", maxReplicas))
 	f.IntVar(&c.tolerate, "tolerate", 1, "nodes that may fail at once without a loss: a write is acknowledged when one more holds it")
+	f.DurationVar(&c.drainTime, "drain-time", 2*time.Second, fmt.Sprintf("how long a node that is told to stop goes on serving, for balancers that have not noticed, 0 to %v", maxDrainTime))
 }
 
 // check reads the key and refuses what is out of range.
@@ -79,6 +85,8 @@ func (c *clusterConfig) check(given func(flag string) bool) error {
 		return fmt.Errorf("--replicas is %d, not 2 to %d", c.replicas, maxReplicas)
 	case c.tolerate < 1 || c.tolerate >= c.replicas:
 		return fmt.Errorf("--tolerate is %d, not 1 to %d: fewer than --replicas", c.tolerate, c.replicas-1)
+	case c.drainTime < 0 || c.drainTime > maxDrainTime:
+		return fmt.Errorf("--drain-time is %v, not 0 to %v", c.drainTime, maxDrainTime)
 	case given("advertise-host") && !isHost(c.advertiseHost):
 		return fmt.Errorf("--advertise-host is %q, not a host that others can reach: a name or an address, without a port", c.advertiseHost)
 	}

@@ -55,7 +55,13 @@ type node struct {
 	publicAddr, adminAddr net.Addr
 	served                chan error // what made a listener end
 
-	stops []func(context.Context) error // run last to first
+	stops []stopping // run last to first
+}
+
+// stopping is a step of a stop, and how long it may take.
+type stopping struct {
+	most time.Duration
+	do   func(context.Context) error
 }
 
 // startNode starts a node. It runs until stop, and needs to be stopped when failed is closed.
@@ -85,12 +91,9 @@ func startNode(ctx context.Context, c config, log *slog.Logger) (n *node, err er
 		return n, errors.Join(err, public.Close())
 	}
 	n.serving.Store(true)
-	n.public = n.serve(public, api.New(api.Options{Service: n.service, Dev: c.dev, Logger: log}))
+	n.public = n.serve(public, n.closing(api.New(api.Options{Service: n.service, Dev: c.dev, Ready: n.isReady, Logger: log})))
 	if n.region != nil {
-		n.stops = append(n.stops, func(context.Context) error {
-			n.region.SetState(gossip.Draining)
-			return nil
-		})
+		n.onStop(n.config.cluster.drainTime+stopTimeout, n.drain)
 		n.background(n.join)
 	}
 	n.warn()
@@ -137,7 +140,7 @@ func (n *node) startService(ctx context.Context) error {
 		n.joining.Store(true)
 	}
 	n.service = cart.New(o)
-	n.stops = append(n.stops, n.closeService)
+	n.onStop(stopTimeout, n.closeService)
 	if n.region == nil {
 		return nil
 	}
@@ -149,7 +152,8 @@ func (n *node) startService(ctx context.Context) error {
 		}
 		return err
 	}
-	n.stops = append(n.stops, n.region.Stop, n.flush)
+	n.onStop(stopTimeout, n.region.Stop)
+	n.onStop(stopTimeout, n.flush)
 	return nil
 }
 
@@ -210,7 +214,28 @@ func (n *node) join(ctx context.Context) {
 	n.log.Info("active", "linked", core.Peers(), "indexed", n.service.Seeded(), "synced", core.Synced())
 }
 
-// flush saves what the nodes of the region hold and the database lacks.
+// drain tells the other nodes that this one is about to leave, so that none counts on what it holds, and goes on
+// serving for a while: for those who send requests here until they have noticed that it is not ready.
+func (n *node) drain(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, n.config.cluster.drainTime)
+	defer cancel()
+	n.region.SetState(gossip.Draining)
+	<-ctx.Done()
+	return nil
+}
+
+// closing has clients close their connection after an answer, from when the node is not ready any more: one
+// that is still open when the listener closes may be closed under a request.
+func (n *node) closing(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if n.draining.Load() {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// flush saves what the nodes of the region hold and the database lacks, or leaves it to the other nodes.
 func (n *node) flush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
@@ -218,11 +243,12 @@ func (n *node) flush(ctx context.Context) error {
 	switch {
 	case err == nil:
 		return nil
-	case n.region.Core().Peers() < n.config.cluster.tolerate:
-		return fmt.Errorf("the database lacks writes, and too few other nodes are there to hold them: %w", err)
+	case errors.Is(err, cart.ErrLeft):
+		n.left = true
+		n.log.Warn("the database lacks writes, which are left to the other nodes", "database", n.unreachable())
+		return nil
 	}
-	n.left = true
-	return fmt.Errorf("the database lacks writes, which are left to the other nodes: %w", err)
+	return fmt.Errorf("the database lacks writes, and too few other nodes hold them: %w", err)
 }
 
 // closeService closes the service. What is left to other nodes need not wait for the database once more.
@@ -246,7 +272,7 @@ func (n *node) background(f func(context.Context)) {
 		defer close(done)
 		f(ctx)
 	}()
-	n.stops = append(n.stops, func(context.Context) error {
+	n.onStop(stopTimeout, func(context.Context) error {
 		cancel()
 		<-done
 		return nil
@@ -273,7 +299,7 @@ func (n *node) serve(l net.Listener, h http.Handler) *http.Server {
 			n.served <- err
 		}
 	}()
-	n.stops = append(n.stops, func(ctx context.Context) error {
+	n.onStop(stopTimeout, func(ctx context.Context) error {
 		err := server.Shutdown(ctx)
 		if err != nil {
 			err = errors.Join(err, server.Close())
@@ -314,13 +340,18 @@ func storeFailed(err error) error {
 		"look after the disk or the database and start again: %w", err)
 }
 
-// stop ends the node: not ready, requests in flight finish, what was accepted is written, and the
-// operator's listener goes last.
+// onStop adds a step, which is taken before those that are there.
+func (n *node) onStop(most time.Duration, do func(context.Context) error) {
+	n.stops = append(n.stops, stopping{most, do})
+}
+
+// stop ends the node: not ready, but in a region serving until that is noticed; requests in flight finish, what
+// was accepted is written, or held by enough other nodes, and the operator's listener goes last.
 func (n *node) stop() error {
 	n.draining.Store(true)
 	var errs []error
 	for i := len(n.stops) - 1; i >= 0; i-- {
-		errs = append(errs, within(stopTimeout, n.stops[i]))
+		errs = append(errs, within(n.stops[i].most, n.stops[i].do))
 	}
 	n.stops = nil
 	return errors.Join(errs...)
@@ -394,6 +425,11 @@ func (n *node) ready() (checks map[string]string, ready bool) {
 		fail("clock", fmt.Sprintf("most of the other nodes have a clock that is %v off", offset.Round(time.Second)))
 	}
 	return checks, ready
+}
+
+func (n *node) isReady() bool {
+	_, ready := n.ready()
+	return ready
 }
 
 // unreachable returns why the database cannot be reached at present, or nil.

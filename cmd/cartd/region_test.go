@@ -80,6 +80,9 @@ func TestClusterSettings(t *testing.T) {
 		{"many replicas", with("--replicas", "17"), nil, "--replicas is 17, not 2 to 16"},
 		{"nothing to tolerate", with("--tolerate", "0"), nil, "--tolerate is 0, not 1 to 2"},
 		{"all to fail", with("--tolerate", "3"), nil, "--tolerate is 3, not 1 to 2"},
+		{"a long drain", with("--drain-time", "61s"), nil, "--drain-time is 1m1s, not 0 to 1m"},
+		{"a drain that is over before", with("--drain-time", "-1s"), nil, "--drain-time is -1s"},
+		{"a drain alone", []string{"--drain-time", "1s"}, nil, "--drain-time is for a node"},
 		{"no region", with("--region", ""), nil, "--region"},
 		{"a region of two words", with("--region", "eu west"), nil, "--region"},
 		{"a long zone", with("--zone", strings.Repeat("z", 65)), nil, "--zone"},
@@ -356,13 +359,13 @@ func TestRegionWithoutDatabase(t *testing.T) {
 		return a.must("GET", path, "").cart.TotalQuantity == units && b.must("GET", path, "").cart.TotalQuantity == units
 	})
 
-	// A node that stops without the database leaves to the others what that lacks, and says so.
+	// A node that stops without the database says so where too few others are there to hold what that lacks.
 	server.Stop(t)
 	if got := b.add(path); got != "peers=2" {
 		t.Errorf("reached %q", got)
 	}
 	units++
-	if err := b.stop(); err == nil || !strings.Contains(err.Error(), "left to the other nodes") {
+	if err := b.stop(); err == nil || !strings.Contains(err.Error(), "too few other nodes hold them") {
 		t.Errorf("stop: %v", err)
 	}
 	server.Restart(t)

@@ -110,7 +110,7 @@ type answer struct {
 func (w *world) call(n *node, q *request) *answer {
 	a := &answer{done: make(chan struct{})}
 	w.sleep(w.delay()/2, nil)
-	if n == nil || n.dead {
+	if n == nil || n.dead || n.closed {
 		a.lost = true
 		return a
 	}

@@ -12,7 +12,7 @@ type counts map[string]int
 // kinds are what has to happen in any few hundred runs.
 var kinds = []string{
 	"operations", "acknowledged", "refused", "retries",
-	"crashes", "drains", "evictions", "forgotten",
+	"crashes", "drains", "handovers", "evictions", "forgotten",
 	"halves", "one way", "ring", "isolated", "flickers", "resets", "stalls",
 	"outages", "hangs", "unsure", "loads", "stale", "gaps", "commits",
 	"links", "frames", "lost", "duplicated", "reordered",

@@ -2,6 +2,8 @@ package sim
 
 import (
 	"time"
+
+	"cartd/gossip"
 )
 
 // fault is something that goes wrong for a while. It runs in an activity of its own and has put
@@ -164,12 +166,18 @@ func (w *world) drainOne() {
 		return
 	}
 	n.leaving = true
+	n.announce(gossip.Draining)
+	if w.rand.IntN(3) == 0 {
+		w.start(nil, "fault", w.outage)
+	}
 	w.sleep(300*time.Millisecond, n.gone)
+	n.closed = true
 	if !n.dead {
 		n.drain()
 	}
 	if !n.dead {
-		n.leaving = false
+		n.leaving, n.closed = false, false
+		n.announce(gossip.Active)
 		return
 	}
 	w.last(50*time.Millisecond, 2*time.Second)

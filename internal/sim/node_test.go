@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"cartd/cart"
@@ -32,7 +33,8 @@ type node struct {
 	store   *store
 	dead    bool
 	cutOff  time.Duration // when its last link went down
-	leaving bool
+	leaving bool          // others are told, and most clients
+	closed  bool          // it takes no requests any more
 	gone    chan struct{} // closed when it is dead
 	running context.Context
 	cancel  context.CancelFunc
@@ -190,7 +192,24 @@ func (n *node) exit() {
 	}
 }
 
-// drain ends the process in good order: it saves what the database lacks and closes its Service.
+// announce tells the others in which state the process is. Some hear of it late, or never.
+func (n *node) announce(state gossip.MemberState) {
+	w := n.world
+	n.member.State = state
+	for _, p := range w.live() {
+		if p != n && w.reaches(n, p) {
+			w.after(time.Duration(w.rand.Int64N(int64(400*time.Millisecond))), func() {
+				if slices.Contains(p.view, n) {
+					p.news = true
+					p.tell()
+				}
+			})
+		}
+	}
+}
+
+// drain ends the process in good order: it saves what the database lacks, or leaves that to enough others, and
+// closes its Service.
 func (n *node) drain() {
 	w := n.world
 	w.trace("%s drains", n.name())
@@ -204,6 +223,11 @@ func (n *node) drain() {
 		return
 	}
 	w.trace("%s drained: %v", n.name(), err)
+	if errors.Is(err, cart.ErrLeft) {
+		w.count["handovers"]++
+		n.exit()
+		return
+	}
 	if err != nil && !w.mayCrash() {
 		w.trace("%s stays", n.name())
 		return
