@@ -54,6 +54,7 @@ type Core struct {
 	sessions  uint64   // sessions of repair ever begun
 	repairAt  time.Time
 	anywayAt  time.Time
+	draining  bool     // this node is about to leave
 	forgotten Counters // of the peers that were forgotten
 }
 
@@ -65,8 +66,10 @@ type peer struct {
 	member bool      // as SetMembers told last
 	left   time.Time // when it ceased to be a member, or its link went down after that
 	up     bool      // its link is
-	met    bool      // its link was up once
-	link   uint64    // counts the links; what began on another one has no business here
+	// draining is what the peer's last frame said: it is about to leave.
+	draining bool
+	met      bool   // its link was up once
+	link     uint64 // counts the links; what began on another one has no business here
 
 	out  outbox
 	in   inbox
@@ -151,13 +154,8 @@ func (c *Core) SetMembers(members []Member) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, m := range members {
-		if m.Start == c.o.Self.Start {
-			continue
-		}
-		p := c.peer(m.Start)
-		stayed := p != nil && p.stays()
-		if p = c.meet(m); stayed && !p.stays() {
-			c.lost(p)
+		if m.Start != c.o.Self.Start {
+			c.meet(m)
 		}
 	}
 	now := c.o.Now()
@@ -168,7 +166,7 @@ func (c *Core) SetMembers(members []Member) {
 		}
 		p.member = is
 	}
-	c.replace() // a zone or a state may have changed
+	c.replace() // a zone may have changed
 }
 
 // Up tells that there is a link with a peer, which speaks a version of the frames. It carries, in order
@@ -188,7 +186,7 @@ func (c *Core) Up(m Member, wire uint64) error {
 		over = c.down(p, errors.New("gossip: another link came up"))
 	}
 	now := c.o.Now()
-	p.up = true
+	p.up, p.draining = true, false
 	p.link++
 	p.in = inbox{}
 	p.heard, p.exchanged, p.beatAt, p.unechoed = now, now, now, time.Time{}
@@ -286,12 +284,35 @@ func (c *Core) forget(now time.Time) {
 
 // stays reports whether the peer can be counted on to hold something: its link is up, and it is not about to
 // leave.
-func (p *peer) stays() bool { return p.up && p.who.State != Draining }
+func (p *peer) stays() bool { return p.up && !p.draining }
+
+// SetDraining tells whether this node is about to leave. Every frame says so, so that no peer takes an
+// acknowledgement that comes from now on for one of a holder; and it is found out which peers have all that
+// this node has.
+func (c *Core) SetDraining(draining bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.draining == draining {
+		return
+	}
+	c.draining = draining
+	now := c.o.Now()
+	for _, p := range c.peers {
+		p.beatAt = now
+		if draining {
+			c.needSync(p, "this node is about to leave")
+			p.repairAt = now
+		}
+		c.wake(p)
+	}
+	c.startRepairs(now)
+}
 
 // Peers returns how many peers can be counted on to hold something: those with a link that do not drain.
 func (c *Core) Peers() int { return c.count((*peer).stays) }
 
-// Abreast returns how many of these have acknowledged everything that this node had for them.
+// Abreast returns how many of these have all that this node has, as far as it knows; once it drains, all that it
+// had acknowledged before.
 func (c *Core) Abreast() int {
 	return c.count(func(p *peer) bool {
 		return p.stays() && !p.needsSync && p.owed.len() == 0 && p.steps.len() == 0 && p.out.sent+p.out.waiting() == 0

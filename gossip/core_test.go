@@ -24,6 +24,27 @@ func TestChangeIsHeldByEachPeerOnce(t *testing.T) {
 	s.expectEqual(1)
 }
 
+// What a node holds that is about to leave, counts for nothing.
+func TestDrainingPeerDoesNotCount(t *testing.T) {
+	s := connected(t, 3)
+	a := s.actors[0]
+	expect(t, "peers, and those abreast", []int{a.Peers(), a.Abreast()}, []int{2, 2})
+	before := a.change(cartID(1))
+	s.actors[1].SetDraining(true)
+	after := a.change(cartID(1))
+	expect(t, "those abreast, with changes on the way", a.Abreast(), 0)
+	s.settle()
+	expect(t, "holders of what was on the way when one began to drain", *before, []uint64{3})
+	expect(t, "holders", *after, []uint64{3})
+	expect(t, "peers, and those abreast", []int{a.Peers(), a.Abreast()}, []int{1, 1})
+	expect(t, "alive", []bool{a.Alive(1), a.Alive(2), a.Alive(3)}, []bool{true, false, true})
+	expect(t, "whose loss the carts were told of", a.carts.lost, []uint64{2})
+	s.expectEqual(1) // it gets everything all the same
+	s.actors[1].SetDraining(false)
+	s.settle()
+	expect(t, "peers", a.Peers(), 2)
+}
+
 func TestRefusedDeltaIsFollowedByTheState(t *testing.T) {
 	s := connected(t, 2)
 	a, b := s.actors[0], s.actors[1]

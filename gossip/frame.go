@@ -25,6 +25,8 @@ type header struct {
 	clock   uint64 // the sender's clock, in ms since 1970, for the receiver to echo; or 0
 	echo    uint64 // the clock of a frame that came to the sender; or 0
 	refused []refusal
+
+	draining bool // the sender is about to leave: what it acknowledges is not held for long
 }
 
 // refusal names an item that was not held, of a frame above acked and up to ack. A header names
@@ -51,7 +53,7 @@ func appendHeader(b []byte, h *header) []byte {
 		b = appendUint(b, uint64(r.index))
 		b = appendBool(b, r.lacks)
 	}
-	return b
+	return appendBool(b, h.draining)
 }
 
 // header reads a header into h, whose list of refusals it uses again.
@@ -75,6 +77,7 @@ func (r *reader) header(h *header) {
 		h.refused = append(h.refused, next)
 		last = next
 	}
+	h.draining = r.bool()
 	if (h.seq == 0) != (len(r.b) == 0) && r.err == nil {
 		r.fail("frame %d with %d bytes of items", h.seq, len(r.b))
 	}

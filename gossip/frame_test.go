@@ -61,7 +61,8 @@ func oneOfEach() []item {
 func testFrame() (header, []item) {
 	return header{
 		seq: 1 << 20, ack: 7, acked: 1 << 33, clock: 1_700_000_000_000, echo: 5,
-		refused: []refusal{{seq: 6, index: 0, lacks: true}, {seq: 6, index: maxItems - 1}, {seq: 7, index: 3}},
+		refused:  []refusal{{seq: 6, index: 0, lacks: true}, {seq: 6, index: maxItems - 1}, {seq: 7, index: 3}},
+		draining: true,
 	}, oneOfEach()
 }
 
@@ -96,7 +97,7 @@ func TestSizeOfAFrameOfOneDelta(t *testing.T) {
 	if n := len(delta.encode()); n != 1+2+16+2+41 {
 		t.Errorf("a delta of 41 bytes takes %d", n)
 	}
-	if n := len(encodeFrame(header{seq: 100, ack: 100, acked: 100}, nil)); n != 6 {
+	if n := len(encodeFrame(header{seq: 100, ack: 100, acked: 100}, nil)); n != 7 {
 		t.Errorf("a header takes %d bytes", n)
 	}
 	for _, it := range oneOfEach() {

@@ -246,7 +246,10 @@ func (n *Node) Core() *Core { return n.core }
 
 // SetState tells the others what state this process is in. It returns when one of them knows, or after
 // a second; the rest hear of it from each other.
-func (n *Node) SetState(state MemberState) { n.members.setState(state) }
+func (n *Node) SetState(state MemberState) {
+	n.core.SetDraining(state == Draining)
+	n.members.setState(state)
+}
 
 // Stop leaves the region, closes the links and returns when nothing of the node runs any more, or when
 // the context ends. Later calls return what the first one did.

@@ -76,6 +76,7 @@ func (c *Core) takeHeader(p *peer, r *reader, size int) (fresh bool, err error) 
 	p.counters.BytesReceived += uint64(size)
 	p.in.confirm(h.acked)
 	c.takeClock(p, h, now)
+	c.takeDraining(p, h)
 	c.takeAck(p, h)
 	if p.in.owes || p.echo != 0 {
 		c.o.Wake(p.start)
@@ -108,6 +109,18 @@ func (c *Core) takeClock(p *peer, h *header, now time.Time) {
 		p.echo = h.clock
 		p.offset = time.UnixMilli(int64(h.clock)).Add(p.roundTrip / 2).Sub(now)
 		p.told = true
+	}
+}
+
+// takeDraining notes whether the peer is about to leave.
+func (c *Core) takeDraining(p *peer, h *header) {
+	if p.draining == h.draining {
+		return
+	}
+	p.draining = h.draining
+	c.replace()
+	if p.draining {
+		c.lost(p)
 	}
 }
 

@@ -99,7 +99,7 @@ func (c *Core) Next(start uint64, b []byte) (frame []byte, again time.Duration) 
 	}
 	full = p.out.open()
 
-	h := header{acked: p.out.acked(), echo: p.echo}
+	h := header{acked: p.out.acked(), echo: p.echo, draining: c.draining}
 	h.ack, h.refused = p.in.acknowledgement()
 	if full {
 		h.seq = p.out.seq + 1

@@ -19,6 +19,7 @@ type LinkStatus struct {
 	Zone   string `json:"zone,omitempty"`
 
 	Up        bool `json:"up"`
+	Draining  bool `json:"draining"` // the peer is about to leave: what it holds does not count
 	NeedsSync bool `json:"needs_sync"`
 	Repairing bool `json:"repairing"` // a session of repair that this node opened is going on
 
@@ -97,6 +98,7 @@ func (p *peer) status() LinkStatus {
 		Zone:   p.who.Zone,
 
 		Up:        p.up,
+		Draining:  p.draining,
 		NeedsSync: p.needsSync,
 		Repairing: p.own != nil,
 

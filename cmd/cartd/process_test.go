@@ -161,6 +161,15 @@ func (p *process) kill() {
 	<-p.done
 }
 
+func (p *process) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // exitCode waits until the process has ended.
 func (p *process) exitCode() int {
 	p.t.Helper()
@@ -185,6 +194,7 @@ func (p *process) terminate() int {
 type answer struct {
 	status  int
 	header  http.Header
+	closes  bool // the connection, after it
 	body    []byte
 	cart    api.CreatedCart
 	problem api.Problem
@@ -212,7 +222,7 @@ func send(client *http.Client, r *http.Request) (answer, error) {
 		return answer{}, err
 	}
 	defer response.Body.Close()
-	a := answer{status: response.StatusCode, header: response.Header}
+	a := answer{status: response.StatusCode, header: response.Header, closes: response.Close}
 	if a.body, err = io.ReadAll(response.Body); err != nil {
 		return answer{}, err
 	}

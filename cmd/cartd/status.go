@@ -50,9 +50,10 @@ type linkStatus struct {
 	Peer      string    `json:"peer"` // its name
 	StartID   string    `json:"start_id"`
 	Up        bool      `json:"up"`
-	Since     time.Time `json:"since,omitzero"` // when it came up
-	Dialled   bool      `json:"dialled"`        // by this node
-	Failures  uint64    `json:"dial_failures"`  // since it was up for a while
+	Draining  bool      `json:"draining,omitempty"` // the peer is about to leave: what it holds does not count
+	Since     time.Time `json:"since,omitzero"`     // when it came up
+	Dialled   bool      `json:"dialled"`            // by this node
+	Failures  uint64    `json:"dial_failures"`      // since it was up for a while
 	LastError string    `json:"last_error,omitempty"`
 
 	RoundTrip     float64 `json:"round_trip_seconds"`
@@ -183,7 +184,7 @@ func (z *status) cluster(s gossip.NodeStatus, needed int) {
 	z.Needed = needed
 	for _, l := range s.Core.Links {
 		z.Links = append(z.Links, linkStatusOf(l, connections[l.Start]))
-		if l.Up {
+		if l.Up && !l.Draining {
 			z.Linked++
 		}
 	}
@@ -211,6 +212,7 @@ func linkStatusOf(l gossip.LinkStatus, c gossip.ConnectionStatus) linkStatus {
 		Peer:          l.Peer,
 		StartID:       startID(l.Start),
 		Up:            l.Up,
+		Draining:      l.Draining,
 		Since:         c.Since,
 		Dialled:       c.Dialled,
 		Failures:      c.Failures,

@@ -196,6 +196,7 @@ func (n *node) exit() {
 func (n *node) announce(state gossip.MemberState) {
 	w := n.world
 	n.member.State = state
+	n.core.SetDraining(state == gossip.Draining)
 	for _, p := range w.live() {
 		if p != n && w.reaches(n, p) {
 			w.after(time.Duration(w.rand.Int64N(int64(400*time.Millisecond))), func() {

@@ -22,6 +22,16 @@ type planted struct {
 
 var plantedBugs = []planted{
 	{
+		"count on a node that is about to leave", "gossip/receive.go",
+		"if !p.stays() {", "if false {",
+		[]string{"dirty-read", "lost-write"},
+	},
+	{
+		"leave before others have what the database lacks", "cart/flush.go",
+		"s.replicator.Abreast() > s.tolerate", "s.replicator.Peers() > 0",
+		[]string{"dirty-read", "lost-write"},
+	},
+	{
 		"skip the wait for acknowledgements", "cart/service.go",
 		"if err := s.awaitSafe(ctx, r, ch, q.Durability); err != nil {", "if err := ctx.Err(); err != nil {",
 		[]string{"dirty-read", "lost-write"},
