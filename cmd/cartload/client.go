@@ -54,7 +54,8 @@ type client struct {
 	timeout  time.Duration // of one attempt
 	retryFor time.Duration // of one request, from its first attempt to the start of its last one
 	backoff  backoff
-	context  bool // echo Cart-Context
+	context  bool       // echo Cart-Context
+	ready    *readiness // which targets are; or nil, and all are taken for it
 	stats    *stats
 
 	hops    atomic.Uint64
@@ -225,10 +226,7 @@ func (c *client) do(ctx context.Context, h *cartHandle, r request) error {
 	answers := c.answers.Load()
 	started := time.Now()
 	for attempt := 1; ; attempt++ {
-		target := r.target
-		if target == "" {
-			target = c.targets[(c.hops.Add(1)-1)%uint64(len(c.targets))]
-		}
+		target := c.target(ctx, r.target, c.retryFor-time.Since(started))
 		a := c.attempt(ctx, h, r, target, echo, body)
 		if ctx.Err() != nil && !a.settled() {
 			return context.Cause(ctx)
@@ -268,6 +266,22 @@ func (c *client) do(ctx context.Context, h *cartHandle, r request) error {
 			return err
 		}
 	}
+}
+
+// target returns where an attempt goes: to the target that is asked for, or to the next one. It waits until that is
+// ready, as long as the request has time.
+func (c *client) target(ctx context.Context, only string, patience time.Duration) string {
+	targets := c.targets
+	if only != "" {
+		targets = []string{only}
+	}
+	if c.ready != nil {
+		targets = c.ready.among(ctx, targets, patience)
+	}
+	if len(targets) == 1 {
+		return targets[0]
+	}
+	return targets[(c.hops.Add(1)-1)%uint64(len(targets))]
 }
 
 const contextUnavailable = "503 context-unavailable"

@@ -124,6 +124,7 @@ type replayFlags struct {
 	retryFor    time.Duration
 	timeout     time.Duration
 	context     bool
+	followReady bool
 	json        string
 }
 
@@ -163,6 +164,7 @@ differs, or a request was refused or not acknowledged.`,
 	flags.DurationVar(&f.retryFor, "retry-for", time.Minute, "how long a request is retried; 0: not at all")
 	flags.DurationVar(&f.timeout, "timeout", 10*time.Second, "how long one attempt may take")
 	flags.BoolVar(&f.context, "context", true, "echo Cart-Context")
+	flags.BoolVar(&f.followReady, "follow-ready", false, "ask each target for /readyz, ten times a second, and send requests only where it says yes")
 	flags.StringVar(&f.json, "json", "", "write the report to this `file`, too")
 	return cmd
 }
@@ -206,6 +208,10 @@ func (f *replayFlags) replay(ctx context.Context, targets, files []string, stdou
 		files:       files,
 		concurrency: f.concurrency,
 		size:        size,
+	}
+	if f.followReady {
+		r.client.ready = followReadiness(ctx, transport, targets)
+		defer r.client.ready.close()
 	}
 	stop := showProgress(r, stderr)
 	err = r.run(ctx)
