@@ -18,18 +18,19 @@ import (
 )
 
 const (
-	// upsert writes snapshots where the row still has the revision before, or is not there. A row
-	// that is not there was purged, or never written: a first revision is a random number, and no
-	// row has the one before it.
+	// upsert writes snapshots where the row still is what it was, or is not there. What is given as its
+	// revision is the tag of the row that is expected: a revision alone comes again, with other events, when
+	// the database is taken back to an earlier state. A row that is not there was purged, or never written:
+	// its first revision is a random number, and the tag of no row.
 	upsert = `INSERT INTO carts (id, revision, state, checksum, version, expires_at, expires_hour)
 		SELECT id, revision, state, checksum, version, expires_at, expires_hour
 		FROM unnest($1::BYTEA[], $2::BIGINT[], $3::BYTEA[], $4::BIGINT[], $5::BIGINT[], $6::BIGINT[], $7::BIGINT[])
 			AS w (id, revision, state, checksum, version, expires_at, expires_hour)
-		ON CONFLICT (id) DO UPDATE SET revision = excluded.revision, state = excluded.state,
+		ON CONFLICT (id) DO UPDATE SET revision = carts.revision + 1, state = excluded.state,
 			checksum = excluded.checksum, version = excluded.version,
 			expires_at = excluded.expires_at, expires_hour = excluded.expires_hour
-		WHERE carts.revision = excluded.revision - 1
-		RETURNING id`
+		WHERE carts.revision # carts.version = excluded.revision
+		RETURNING id, revision`
 
 	// insertFragments replaces a damaged fragment by a whole one of the same name.
 	insertFragments = `INSERT INTO fragments (id, checksum, delta, expires_at)
@@ -217,7 +218,7 @@ func (s *Store) run(ctx context.Context, c conn, all []*pending, done func() err
 	}
 	lost := make(map[cart.ID]bool)
 	for _, w := range plan.writes {
-		if !written[w.p.id] {
+		if _, ok := written[w.p.id]; !ok {
 			w.p.read, lost[w.p.id] = true, true
 			left = append(left, w.p)
 		}
@@ -245,17 +246,18 @@ func (s *Store) count(f func(*Stats)) {
 
 // remember takes note of rows that are certain to be in the database: one that only may be would
 // have a revision that somebody else gives to something else.
-func (s *Store) remember(writes []write, written map[cart.ID]bool) {
+func (s *Store) remember(writes []write, written map[cart.ID]int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range writes {
 		w := &writes[i]
-		if w.replaces && written[w.p.id] {
+		revision, ok := written[w.p.id]
+		if w.replaces && ok {
 			delete(s.reported, w.p.id)
 			s.log.Warn("what was damaged of a stored cart was replaced", "cart", w.p.id.String())
 		}
-		if written[w.p.id] && !w.state.Erased { // whose vector no longer tells what it absorbs
-			s.known.put(w.p.id, known{w.revision, w.state.VV})
+		if ok && !w.state.Erased { // whose vector no longer tells what it absorbs
+			s.known.put(w.p.id, known{tagOf(revision, w.version), w.state.VV})
 		} else {
 			s.known.forget(w.p.id)
 		}
@@ -265,7 +267,8 @@ func (s *Store) remember(writes []write, written map[cart.ID]bool) {
 // write is a snapshot to be written.
 type write struct {
 	p        *pending
-	revision int64 // of the row after it was written
+	before   int64 // the tag of the row that is there, or a first revision where there is none
+	version  int64 // of state; set when it is written
 	state    *crdt.State
 	replaces bool // something damaged
 }
@@ -297,7 +300,7 @@ func (s *Store) plan(ctx context.Context, c conn, all []*pending) (*plan, error)
 	for _, p := range all {
 		k, ok := s.known.get(p.id)
 		if ok && !p.read && p.state != nil && len(p.deltas) == 0 && (p.state.Erased || p.state.VV.Descends(k.vv)) {
-			z.writes = append(z.writes, write{p: p, revision: k.revision + 1, state: p.state})
+			z.writes = append(z.writes, write{p: p, before: k.tag, state: p.state})
 		} else {
 			unknown = append(unknown, p)
 			ids = append(ids, p.id[:])
@@ -359,22 +362,22 @@ func (s *Store) join(z *plan, p *pending, r row) {
 	if state == nil || r.state != nil && stored.Descends(r.state, state) {
 		return // nothing to write, or it is written
 	}
-	revision := r.revision + 1
+	before := tagOf(r.revision, r.version)
 	if r.revision == 0 {
-		revision = 1<<32 + rand.Int64N(1<<62)
+		before = 1<<32 + rand.Int64N(1<<62)
 	}
-	z.writes = append(z.writes, write{p: p, revision: revision, state: state, replaces: replaces})
+	z.writes = append(z.writes, write{p: p, before: before, state: state, replaces: replaces})
 }
 
-// write writes snapshots and returns the carts whose row had the revision that was expected.
-func (s *Store) write(ctx context.Context, c conn, writes []write) (written map[cart.ID]bool, err error) {
+// write writes snapshots and returns the new revisions of the rows that were as expected.
+func (s *Store) write(ctx context.Context, c conn, writes []write) (written map[cart.ID]int64, err error) {
 	if len(writes) == 0 {
 		return nil, nil
 	}
 	n := len(writes)
 	ids, states := make([][]byte, n), make([][]byte, n)
 	numbers := make([]int64, 3*n)
-	revisions, checksums, versions := numbers[:n:n], numbers[n:2*n:2*n], numbers[2*n:]
+	tags, checksums, versions := numbers[:n:n], numbers[n:2*n:2*n], numbers[2*n:]
 	ats, hours := make([]*int64, n), make([]*int64, n)
 	s.buf = s.buf[:0]
 	for i := range writes {
@@ -382,28 +385,30 @@ func (s *Store) write(ctx context.Context, c conn, writes []write) (written map[
 		start := len(s.buf)
 		s.buf = crdt.AppendState(s.buf, w.state)
 		ids[i], states[i] = w.p.id[:], s.buf[start:] // stays whole where buf moves
-		revisions[i] = w.revision
+		tags[i] = w.before
 		checksums[i] = int64(stored.Checksum(w.p.id, states[i]))
-		versions[i] = int64(cart.VersionHash(w.p.id, w.state))
+		w.version = int64(cart.VersionHash(w.p.id, w.state))
+		versions[i] = w.version
 		if at, expires := stored.Expiry(w.state); expires {
 			hour := at / stored.MillisecondsPerHour
 			ats[i], hours[i] = &at, &hour
 		}
 	}
-	rows, err := c.Query(ctx, upsert, ids, revisions, states, checksums, versions, ats, hours)
+	rows, err := c.Query(ctx, upsert, ids, tags, states, checksums, versions, ats, hours)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	written = make(map[cart.ID]bool, n)
+	written = make(map[cart.ID]int64, n)
 	for rows.Next() {
 		var b []byte
-		if err := rows.Scan(&b); err != nil {
+		var revision int64
+		if err := rows.Scan(&b, &revision); err != nil {
 			return nil, err
 		}
 		var id cart.ID
 		copy(id[:], b)
-		written[id] = true
+		written[id] = revision
 	}
 	return written, rows.Err()
 }

@@ -5,14 +5,15 @@
 // Commit joins the changes of each cart, joins that with what the database has of the cart, and
 // writes the snapshots of all carts of the batch in one statement, which is one transaction and one
 // round trip. The statement compares and sets: a row is written only where it has the revision
-// that the join began from, so two processes that write one cart never overwrite each other. Carts
+// and the version that the join began from, so two processes that write one cart never overwrite each
+// other, not even where the database was taken back to an earlier state and counts revisions anew. Carts
 // whose row was changed meanwhile are locked, loaded, joined and written again, in a transaction; the
 // others are done.
 //
 // What was last written of a cart by this process is remembered, its revision and its version
 // vector, for a bounded number of carts. Where a change comes with a whole state that descends from
 // there, the row need not be read at all. A memory that is wrong costs a round trip and nothing
-// else: the revision differs, and the row is loaded.
+// else: revision or version differ, and the row is loaded.
 //
 // A delta that cannot be joined, because its author did not hold the whole cart and the snapshot is
 // damaged or lacks what the delta needs, goes to the table fragments. Load joins fragments with the

@@ -10,9 +10,13 @@ const maxKnown = 1 << 14
 
 // known is what a process remembers of a row that it wrote.
 type known struct {
-	revision int64
-	vv       crdt.VV
+	tag int64
+	vv  crdt.VV
 }
+
+// tagOf returns what tells a row from what it was before, and from what others made of what it was before:
+// its revision XOR the version of its state.
+func tagOf(revision, version int64) int64 { return revision ^ version }
 
 // memory remembers the rows that were written last, between maxKnown and twice as many. The zero
 // memory is ready to use.

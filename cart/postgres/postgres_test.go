@@ -268,6 +268,29 @@ func TestMemory(t *testing.T) {
 	}
 }
 
+// TestDatabaseThatWentBack: a database that is taken back to an earlier state counts revisions anew. What
+// another store made of a row since then is not overwritten by one that remembers the same revision of it.
+func TestDatabaseThatWentBack(t *testing.T) {
+	t.Parallel()
+	url := pgtest.New(t)
+	s, other := open(t, url, Options{}), open(t, url, Options{})
+	b := newBasket()
+	commit(t, s, b.add(t, "apples"))
+	o := &basket{b.id, 8, b.state}
+	execute(t, url, "CREATE TABLE earlier AS SELECT * FROM carts")
+	commit(t, s, b.add(t, "plums"))
+	commit(t, s, b.add(t, "plums"))
+
+	execute(t, url, "DELETE FROM carts")
+	execute(t, url, "INSERT INTO carts SELECT * FROM earlier")
+	commit(t, other, o.add(t, "pears"))
+	commit(t, other, o.add(t, "pears"))
+	wantState(t, other, o)
+	commit(t, s, b.add(t, "figs"))
+	b.state = crdt.Join(b.state, o.state)
+	wantState(t, s, b)
+}
+
 // TestTwoWriters: two stores write the same carts at once, and what is stored in the end is the
 // join of all.
 func TestTwoWriters(t *testing.T) {

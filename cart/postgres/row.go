@@ -10,12 +10,13 @@ import (
 
 // selectRows reads snapshots and fragments in one statement and so from one point in time: a
 // fragment that moves into a snapshot meanwhile is seen in one of them.
-const selectRows = `SELECT id, revision, state, checksum FROM carts WHERE id = ANY($1)
-	UNION ALL SELECT id, CAST(0 AS BIGINT), delta, checksum FROM fragments WHERE id = ANY($1)`
+const selectRows = `SELECT id, revision, state, checksum, version FROM carts WHERE id = ANY($1)
+	UNION ALL SELECT id, CAST(0 AS BIGINT), delta, checksum, CAST(0 AS BIGINT) FROM fragments WHERE id = ANY($1)`
 
 // row is what the database has of a cart.
 type row struct {
 	revision  int64       // 0 where there is no snapshot
+	version   int64       // that is stored beside the snapshot
 	state     *crdt.State // nil where there is no snapshot, or a damaged one
 	damage    error       // of the snapshot
 	fragments []fragment
@@ -39,8 +40,8 @@ func readRows(ctx context.Context, c querier, ids [][]byte) (map[cart.ID]row, er
 	all := make(map[cart.ID]row, len(ids))
 	for rows.Next() {
 		var idBytes, encoded []byte
-		var revision, checksum int64
-		if err := rows.Scan(&idBytes, &revision, &encoded, &checksum); err != nil {
+		var revision, checksum, version int64
+		if err := rows.Scan(&idBytes, &revision, &encoded, &checksum, &version); err != nil {
 			return nil, err
 		}
 		var id cart.ID
@@ -55,7 +56,7 @@ func readRows(ctx context.Context, c querier, ids [][]byte) (map[cart.ID]row, er
 			}
 			r.fragments = append(r.fragments, f)
 		} else {
-			r.revision = revision
+			r.revision, r.version = revision, version
 			if r.damage = verify(id, "snapshot", encoded, checksum); r.damage == nil {
 				if r.state, err = crdt.DecodeState(encoded); err != nil {
 					r.damage = damaged(id, "its snapshot cannot be decoded: %w", err)
