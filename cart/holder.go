@@ -300,6 +300,7 @@ func (s *Service) refresh(r *resident) {
 		return
 	}
 	r.refreshing = true // and so it stays
+	was := r.stored
 	s.background(func() {
 		ctx, cancel := s.scheduler.WithTimeout(s.running, loadTimeout)
 		defer cancel()
@@ -308,9 +309,12 @@ func (s *Service) refresh(r *resident) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.refreshing = false
-		if err == nil {
-			r.stored = r.stored.join(extentOf(stored))
+		switch {
+		case err == nil:
+			r.learn(extentOf(stored), was)
 			states = append(states, stored)
+		case errors.Is(err, ErrNotFound):
+			r.learn(extent{}, was)
 		}
 		for _, state := range states {
 			if err := s.join(r, &crdt.Delta{State: *state}, true); err != nil {
@@ -319,6 +323,17 @@ func (s *Service) refresh(r *resident) {
 		}
 		r.settle(s.now().UnixNano())
 	})
+}
+
+// learn takes what the store has of the cart, as it said when it was known to have had something: perhaps less,
+// where a store that nodes share was taken back to an earlier state. Then the rest is saved again. r.mu is held.
+func (r *resident) learn(stored, was extent) {
+	saving := r.taken != nil || !was.holds(r.stored) // or has saved since: the store may have been asked before
+	if r.service.shared && !saving {
+		r.stored = stored
+	} else {
+		r.stored = r.stored.join(stored)
+	}
 }
 
 // Lost tells that a peer went away, and with it what it held, or that it is about to: what the database lacks

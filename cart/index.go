@@ -90,7 +90,8 @@ const (
 	seedBatch = 4096
 	seedRetry = time.Second
 	// seedAgain is how long it may take until a node learns of what only the database has: what a node
-	// committed that could reach nobody else, and died.
+	// committed that could reach nobody else, and died. And of what the database has no more, because it was
+	// taken back to an earlier state.
 	seedAgain = time.Minute
 	// catchUps is how many carts are read anew at once for that, and catchUpPause how long after the last ones.
 	catchUps     = 64
@@ -113,11 +114,11 @@ func (s *Service) pause(d time.Duration) bool {
 	return s.running.Err() == nil
 }
 
-// seed reads the versions of all that is stored.
+// seed reads the versions of all that is stored, and compares them with the index.
 func (s *Service) seed() {
-	first, behind := !s.seeded.Load(), 0
+	c := comparison{service: s, first: !s.seeded.Load(), stored: make(map[ID]uint64)}
 	for after, done := (ID{}), false; !done; {
-		stored, err := s.store.Versions(s.running, after, seedBatch)
+		page, err := s.store.Versions(s.running, after, seedBatch)
 		if s.running.Err() != nil {
 			return
 		}
@@ -128,31 +129,83 @@ func (s *Service) seed() {
 			}
 			continue
 		}
-		for _, v := range stored {
-			after = v.ID
-			sh := s.shard(v.ID)
-			sh.mu.Lock()
-			version, known := sh.versions[v.ID]
-			if !known {
-				sh.setVersion(v.ID, v.Version)
+		for _, v := range page {
+			if !c.upTo(int(v.ID[0])) {
+				return
 			}
-			r := sh.carts[v.ID]
-			sh.mu.Unlock()
-			if known && version != v.Version && r != nil {
-				s.catchUp(r, first)
-				if behind++; behind%catchUps == 0 && !s.pause(catchUpPause) {
-					return
-				}
+			after, c.stored[v.ID] = v.ID, v.Version
+		}
+		done = len(page) < seedBatch
+	}
+	if c.upTo(shards) {
+		s.seeded.Store(true)
+	}
+}
+
+// comparison goes through the shards, with what is stored of the carts of each.
+type comparison struct {
+	service *Service
+	first   bool
+	next    int // the shard that stored is of
+	stored  map[ID]uint64
+	behind  int // carts that were looked at
+}
+
+// upTo compares the shards before one, and returns false when the Service is closed meanwhile.
+func (c *comparison) upTo(shard int) bool {
+	for ; c.next < shard; c.next++ {
+		sh := &c.service.shards[c.next]
+		for _, r := range sh.compare(c.stored, c.service.shared) {
+			_, listed := c.stored[r.id]
+			c.service.catchUp(r, c.first && listed)
+			if c.behind++; c.behind%catchUps == 0 && !c.service.pause(catchUpPause) {
+				return false
 			}
 		}
-		done = len(stored) < seedBatch
+		clear(c.stored)
 	}
-	s.seeded.Store(true)
+	return true
+}
+
+// compare sets right what the index says of carts that are not in memory, and returns those that are and of
+// which the store has another version, or nothing. Other nodes write to a shared store, and it may be taken
+// back to an earlier state.
+func (sh *shard) compare(stored map[ID]uint64, shared bool) (differ []*resident) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	for id, version := range stored {
+		if _, known := sh.versions[id]; !known {
+			sh.setVersion(id, version)
+		}
+	}
+	doubtful := make(map[ID]uint64)
+	for id, version := range sh.versions {
+		is, found := stored[id]
+		was, again := sh.doubtful[id]
+		r := sh.carts[id]
+		switch {
+		case found && is == version, !found && !shared:
+		case r != nil:
+			differ = append(differ, r)
+		case !shared || sh.fragments[id] != nil || sh.loads[id] != nil: // it may be on its way to the store
+		case version == VersionHash(id, &State{Erased: true}):
+			sh.keep(id, &crdt.Delta{State: State{Erased: true}}, true)
+		case !again || was != version:
+			doubtful[id] = version // but it may have come to the store while that was read
+		case found:
+			sh.setVersion(id, is)
+		default:
+			sh.digests[slotInShard(id)] ^= version
+			delete(sh.versions, id)
+		}
+	}
+	sh.doubtful = doubtful
+	return differ
 }
 
 // catchUp has a cart joined with what is stored of it, which nobody else may have: it was committed by a node
-// that has died since. A cart that is dirty differs from what is stored anyway, but at first, when it came
-// from a peer.
+// that has died since. Or it is the store that lacks what it once had. A cart that is dirty differs from what
+// is stored anyway, but at first, when it came from a peer.
 func (s *Service) catchUp(r *resident, first bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -160,7 +213,11 @@ func (s *Service) catchUp(r *resident, first bool) {
 		return
 	}
 	s.resized(r)
-	if first || !r.dirty() {
+	switch {
+	case !first && r.dirty():
+	case purged(r.latest, s.now()): // from the store as well
+		s.drop(r)
+	default:
 		s.refresh(r)
 	}
 }

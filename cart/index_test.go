@@ -176,3 +176,107 @@ func TestCartsThatArePurgedLeaveTheIndex(t *testing.T) {
 		checkMemory(t, s)
 	})
 }
+
+// goBack has a store go back to an earlier state of a cart, or to nothing of it where that is nil.
+func (f *fakeStore) goBack(id ID, s *State) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.carts[id] = s; s == nil {
+		delete(f.carts, id)
+	}
+}
+
+// What a database has lost, because it was taken back to an earlier state, it gets again of whoever holds it:
+// states of carts in memory, packed or not, and the end of carts that were erased, in memory or not. Of others
+// the index forgets what nobody can show any more.
+func TestADatabaseThatWentBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newFakeStore()
+		s := start(t, peered(store, newFakeReplicator()))
+		const carts = 3
+		var used, packed, evicted, erased, gone [carts]foreign
+		for _, kind := range []*[carts]foreign{&used, &packed, &evicted, &erased, &gone} {
+			for i := range kind {
+				x := newForeign(t, time.Now(), 4)
+				kind[i] = x
+				deliver(t, s, x.id, whole(x.states[4]))
+				if kind != &evicted {
+					x.client(t, s).want(linesOf(x.states[4]))
+				}
+				if kind == &erased || kind == &gone {
+					deliver(t, s, x.id, whole(&State{Erased: true}))
+				}
+			}
+		}
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for i := range gone {
+			for sh := s.shard(gone[i].id); sh.get(gone[i].id) != nil; {
+				s.evictOne(sh)
+			}
+		}
+		time.Sleep(2 * idleTicks * tick)
+		for i := range used {
+			used[i].client(t, s).want(linesOf(used[i].states[4]))
+			if r := s.shard(packed[i].id).get(packed[i].id); r.packed == nil {
+				t.Error("a cart that nobody used is not packed")
+			}
+		}
+
+		for i, n := range [carts]int{3, 1, 0} {
+			for _, x := range []foreign{used[i], packed[i], evicted[i], erased[i], gone[i]} {
+				if n > 0 {
+					store.goBack(x.id, x.states[n])
+				} else {
+					store.goBack(x.id, nil)
+				}
+			}
+		}
+		time.Sleep(2*seedAgain + 10*time.Second)
+		synctest.Wait()
+		for i, n := range [carts]int{3, 1, 0} {
+			for _, x := range []foreign{used[i], packed[i]} {
+				if got := store.state(x.id); got == nil || VersionHash(x.id, got) != VersionHash(x.id, x.states[4]) {
+					t.Errorf("a cart in memory was not saved again: %v", got)
+				}
+			}
+			for _, x := range []foreign{erased[i], gone[i]} {
+				if got := store.state(x.id); got == nil || !got.Erased {
+					t.Errorf("a cart is not erased any more: %v", got)
+				}
+			}
+			x := evicted[i]
+			version, known := s.shard(x.id).versions[x.id]
+			if known != (n > 0) || known && version != VersionHash(x.id, x.states[n]) {
+				t.Errorf("the index tells of what is nowhere: %x", version)
+			}
+		}
+		wantNothingUnsaved(t, s)
+		checkIndex(t, s)
+		checkMemory(t, s)
+	})
+}
+
+// What every node deletes is not saved again when the database has deleted it.
+func TestWhatIsPurgedIsNotSavedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newFakeStore()
+		o, clock := peered(store, newFakeReplicator()), newClock()
+		o.Now = clock.Now
+		s := start(t, o)
+		x := newForeign(t, clock.Now(), 1)
+		deliver(t, s, x.id, whole(x.states[1]))
+		x.client(t, s).want("A=1")
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		clock.advance(TimeToLive + TimeToPurge + time.Second)
+		s.purge()
+		time.Sleep(seedAgain + 10*time.Second)
+		synctest.Wait()
+		if len(store.carts) > 0 || s.Stats().Resident > 0 || *s.Digests() != [shards * slotsPerShard]uint64{} {
+			t.Errorf("%d carts are stored, %d resident", len(store.carts), s.Stats().Resident)
+		}
+	})
+}

@@ -16,6 +16,13 @@ type checker struct {
 	world    *world
 	subjects []*subject // in order of creation
 	byID     map[cart.ID]*subject
+	owed     []debt
+}
+
+// debt is what the database had of a cart before it went back in time.
+type debt struct {
+	subject *subject
+	what    extent
 }
 
 // subject is a cart, as the simulation knows it.
@@ -316,6 +323,28 @@ func (c *checker) settle() {
 		}
 	}
 	w.exposed = nil
+}
+
+// inMemory reports whether as many processes have something of a cart as one is to survive.
+func (c *checker) inMemory(s *subject, what extent) bool {
+	n := 0
+	for _, p := range c.world.live() {
+		memory := p.memory(s.id)
+		var e extent
+		if state := memory.state(); state != nil && e.add(&s.model, nil, state.VV, state.Erased) == nil && e.covers(what) {
+			n++
+		}
+	}
+	return n > c.world.plan.tolerate
+}
+
+// cameBack reports whether the database has again what it had before it went back in time.
+func (c *checker) cameBack() bool {
+	c.owed = slices.DeleteFunc(c.owed, func(d debt) bool {
+		stored, err := c.world.database.holds(d.subject)
+		return err == nil && stored.covers(d.what)
+	})
+	return len(c.owed) == 0
 }
 
 // look checks whatever is in memory and in the database.

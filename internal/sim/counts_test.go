@@ -14,7 +14,7 @@ var kinds = []string{
 	"operations", "acknowledged", "refused", "retries",
 	"crashes", "drains", "handovers", "evictions", "forgotten",
 	"halves", "one way", "ring", "isolated", "flickers", "resets", "stalls",
-	"outages", "hangs", "unsure", "loads", "stale", "gaps", "commits",
+	"outages", "hangs", "unsure", "loads", "stale", "gaps", "commits", "gone back",
 	"links", "frames", "lost", "duplicated", "reordered",
 }
 

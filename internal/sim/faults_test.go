@@ -24,6 +24,7 @@ var faults = []fault{
 	{8, (*world).hang},
 	{6, (*world).slow},
 	{6, (*world).stall},
+	{10, (*world).goBack},
 }
 
 // disturb begins one fault.
@@ -144,7 +145,7 @@ func (w *world) reset() {
 // tolerated.
 func (w *world) mayCrash() bool {
 	w.check.settle()
-	return len(w.exposed) < w.plan.tolerate
+	return len(w.exposed) < w.plan.tolerate && w.check.cameBack()
 }
 
 // crash kills a process and has another one take its place.
@@ -162,7 +163,7 @@ func (w *world) crash() {
 // drainOne stops a process in good order and has another one take its place.
 func (w *world) drainOne() {
 	n := w.anyNode()
-	if n == nil || len(w.live()) < len(w.machines) || !w.plan.shared {
+	if n == nil || len(w.live()) < len(w.machines) || !w.plan.shared || !w.check.cameBack() {
 		return
 	}
 	n.leaving = true
@@ -234,6 +235,37 @@ func (w *world) slow() {
 	w.last(500*time.Millisecond, 6*time.Second)
 	d.latency = latency
 	w.trace("%s is fast", d.name)
+}
+
+// goBack takes the database back to an earlier state, as recovery to a point in time does, and a failover to a
+// standby that lags. Only carts go back of which enough processes have in memory what the database loses:
+// of others it would be lost. No process may go until the database has it again, since all take what they hold
+// for saved, until they look; nor may it leave their memory.
+func (w *world) goBack() {
+	if !w.plan.shared || w.plan.memory < 1<<20 || !w.check.cameBack() {
+		return
+	}
+	w.check.settle()
+	if len(w.exposed) > 0 {
+		return
+	}
+	d := w.database
+	to := w.now - time.Duration(w.rand.Int64N(int64(10*time.Second)))
+	for _, s := range w.check.subjects {
+		rows := d.rows[s.id]
+		kept := len(rows)
+		for kept > 0 && rows[kept-1].at > to {
+			kept--
+		}
+		was, err := d.holds(s)
+		if kept == len(rows) || err != nil || !w.check.inMemory(s, was) {
+			continue
+		}
+		d.rows[s.id] = rows[:kept:kept]
+		w.check.owed = append(w.check.owed, debt{s, was})
+		w.count["gone back"]++
+		w.trace("%s goes back to %v with %s", d.name, to, s.label)
+	}
 }
 
 // stall stops a process for a while, as a machine does that has no memory left: nothing reaches it and

@@ -64,6 +64,9 @@ func (e *extent) add(m *model, base, end crdt.VV, erased bool) error {
 // join puts what o has into the extent.
 func (e *extent) join(o extent) { e.events, e.erased = e.events.union(o.events), e.erased || o.erased }
 
+// covers reports whether e has all that o has.
+func (e extent) covers(o extent) bool { return e.erased || !o.erased && o.events.within(e.events) }
+
 // holds returns what a process has of a cart, in memory and in its own file.
 func (n *node) holds(s *subject) (e extent, err error) {
 	memory := n.memory(s.id)

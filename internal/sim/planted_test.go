@@ -112,6 +112,16 @@ var plantedBugs = []planted{
 		"if equal {", "if equal || true {",
 		[]string{"convergence"},
 	},
+	{
+		"take for saved what a database had once", "cart/holder.go",
+		"!saving {\n\t\tr.stored = stored", "!saving {\n\t\tr.stored = r.stored.join(stored)",
+		[]string{"came-back"},
+	},
+	{
+		"look only at what the database has", "cart/index.go",
+		"case found && is == version, !found && !shared:", "case found && is == version, !found:",
+		[]string{"came-back"},
+	},
 }
 
 // TestPlantedBugs checks that the checkers check something: with any of these bugs in the sources, some

@@ -210,6 +210,7 @@ const (
 	healIn    = 5 * time.Second  // all replicas are equal after the last link is up
 	makeRoom  = 10 * time.Second // where memory is short: what was refused waits for the database to have the rest
 	saveIn    = 12 * time.Second // and the database has all: as long as the third owner waits
+	lookIn    = time.Minute      // a node looks for what the database has no more
 )
 
 // healIn is how long the replicas may differ.
@@ -227,6 +228,10 @@ func (w *world) converge() {
 		return
 	}
 	w.trace("all links are up")
+	if !w.until(lookIn+saveIn, w.check.cameBack) {
+		w.fail("came-back", "the database does not have again what it had of %d carts before it went back in time", len(w.check.owed))
+		return
+	}
 	began := w.now
 	why := ""
 	if !w.until(w.plan.healIn(), func() bool { why = w.check.differences(); return why == "" }) {
