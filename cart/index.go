@@ -88,7 +88,7 @@ func spanHash(id ID, d *crdt.Delta) (sum uint64) {
 
 const (
 	seedBatch = 4096
-	seedRetry = time.Second
+	seedRetry = time.Second // after a failure, and after the store was away
 	// seedAgain is how long it may take until a node learns of what only the database has: what a node
 	// committed that could reach nobody else, and died. And of what the database has no more, because it was
 	// taken back to an earlier state.
@@ -99,10 +99,20 @@ const (
 )
 
 // seeding reads the versions of what is stored, at the start and, where other nodes write to the store,
-// again and again.
+// again and again: also when it is back after it was away, for it may be another one then.
 func (s *Service) seeding() {
-	for again := true; again; again = s.shared && s.pause(seedAgain) {
+	for {
+		resumed := s.committer.resume()
 		s.seed()
+		if !s.shared {
+			return
+		}
+		over, stop := s.scheduler.After(seedAgain)
+		s.scheduler.Wait(over, s.running.Done(), resumed)
+		stop()
+		if s.running.Err() != nil || isClosed(resumed) && !s.pause(seedRetry) {
+			return
+		}
 	}
 }
 

@@ -64,7 +64,15 @@ func pool(config *pgxpool.Config, opts Options, conns int, check func(context.Co
 	// The server gives up first, as long as it can be reached: then the connection stays.
 	setDefault(config.ConnConfig.RuntimeParams, "statement_timeout", strconv.FormatInt(opts.StatementTimeout.Milliseconds(), 10))
 	setDefault(config.ConnConfig.RuntimeParams, "application_name", "cartd")
+	opts.restrict(config.ConnConfig.RuntimeParams)
 	return pgxpool.NewWithConfig(context.Background(), config) // connects to nothing yet
+}
+
+// restrict has the server refuse writes on a connection of a store that only reads.
+func (o Options) restrict(params map[string]string) {
+	if o.ReadOnly {
+		params["default_transaction_read_only"] = "on"
+	}
 }
 
 func setDefault(params map[string]string, name, value string) {
@@ -142,6 +150,7 @@ func migrate(ctx context.Context, config *pgxpool.Config, opts Options) (m Migra
 	c := config.ConnConfig.Copy()
 	c.ConnectTimeout = opts.ConnectTimeout
 	setDefault(c.RuntimeParams, "application_name", "cartd migrate")
+	opts.restrict(c.RuntimeParams)
 	db := stdlib.OpenDB(*c)
 	defer func() { err = errors.Join(err, db.Close()) }()
 
@@ -171,7 +180,11 @@ func migrate(ctx context.Context, config *pgxpool.Config, opts Options) (m Migra
 	if current > known {
 		return m, fmt.Errorf("%w: its schema has version %d, and this program knows %d", ErrNewerSchema, current, known)
 	}
-	if current < known { // else no right to change anything is needed
+	switch {
+	case current == known: // no right to change anything is needed
+	case opts.ReadOnly:
+		err = fmt.Errorf("its schema has version %d, not %d: cartd migrate brings it up to date", current, known)
+	default:
 		_, err = p.Up(ctx)
 	}
 	return m, err

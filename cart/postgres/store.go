@@ -29,6 +29,9 @@ type Options struct {
 	// Lazy makes Open return a store also where the database cannot be reached. It is as one whose
 	// database went away, and is set up when that comes back. Default: Open fails.
 	Lazy bool
+	// ReadOnly makes Open change nothing: it fails where the schema is not up to date. Commit and Purge
+	// fail then, too.
+	ReadOnly bool
 }
 
 func (o Options) withDefaults() Options {

@@ -59,9 +59,25 @@ func (s *Store) checkpoint(mode string) (p progress, err error) {
 	if err := s.Err(); err != nil {
 		return p, err
 	}
+	if mode == "RESTART" || mode == "TRUNCATE" { // which wait for readers
+		if err := s.behind.setTimeout(readersTimeout); err != nil {
+			return p, s.failedBehind("a checkpoint", err)
+		}
+		defer func() {
+			if e := s.behind.setTimeout(busyTimeout); err == nil && e != nil {
+				err = s.failedBehind("a checkpoint", e)
+			}
+		}()
+	}
 	err = s.behind.conn.QueryRowContext(context.Background(), "PRAGMA wal_checkpoint("+mode+")").
 		Scan(&p.busy, &p.frames, &p.checkpointed)
 	return p, s.failedBehind("a checkpoint", err)
+}
+
+// setTimeout sets how long the connection waits for locks.
+func (b *behind) setTimeout(d time.Duration) error {
+	_, err := b.conn.ExecContext(context.Background(), fmt.Sprintf("PRAGMA busy_timeout(%d)", d.Milliseconds()))
+	return err
 }
 
 // boundLog checkpoints the log when it has grown past its bound. The bulk of it is copied while
@@ -86,13 +102,14 @@ func (s *Store) boundLog() error {
 	return err
 }
 
-// emptyLog checkpoints all of the log and truncates it.
+// emptyLog checkpoints all of the log and truncates it. While another process reads the log, as a backup does,
+// it stays, and the next start goes on with it.
 func (s *Store) emptyLog() error {
 	s.roundMu.Lock()
 	defer s.roundMu.Unlock()
 	p, err := s.checkpoint("TRUNCATE")
 	if err == nil && p.busy != 0 {
-		err = fmt.Errorf("sqlite: the log of %d pages stays, because another process reads it", p.frames)
+		s.log.Info("the log stays, because another process reads it", "pages", p.frames)
 	}
 	return err
 }

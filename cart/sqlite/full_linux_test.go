@@ -63,6 +63,30 @@ func TestFullDisk(t *testing.T) {
 	closeStore(t, s)
 }
 
+// A backup for which there is no room fails and leaves nothing behind.
+func TestBackupToAFullDisk(t *testing.T) {
+	full := t.TempDir()
+	if err := syscall.Mount("tmpfs", full, "tmpfs", 0, "size=64k"); err != nil {
+		t.Skip("a small file system cannot be mounted here: ", err)
+	}
+	defer func() {
+		if err := syscall.Unmount(full, 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	dir := t.TempDir()
+	s := open(t, dir)
+	for i := range 200 {
+		b := newBasket()
+		commit(t, s, b.add(t, fmt.Sprint("line ", i, string(bytes.Repeat([]byte{'x'}, 500)))))
+	}
+	if _, err := Backup(background, dir, filepath.Join(full, "backup")); err == nil {
+		t.Error("a backup of 100 kB has found room in 64 kB")
+	}
+	wantFiles(t, full)
+	closeStore(t, s)
+}
+
 // fillDisk writes a file until the disk is full.
 func fillDisk(t *testing.T, name string) {
 	t.Helper()

@@ -22,9 +22,12 @@ const (
 	databaseName = "cartd.db"
 	lockName     = "cartd.lock"
 
-	// busyTimeout is how long SQLite waits for a lock of another process, such as a backup.
-	// Connections of this package do not wait for each other.
+	// busyTimeout is how long SQLite waits for a lock of another process. Connections of this package do
+	// not wait for each other.
 	busyTimeout = time.Second
+	// readersTimeout is how long commits wait until the log can begin anew, for readers of this process: one
+	// that takes longer is a backup.
+	readersTimeout = 50 * time.Millisecond
 
 	writerCache = 16 << 10 // KiB of pages that a writing connection keeps
 	readerCache = 4 << 10  // KiB of pages that a reading connection keeps
@@ -67,10 +70,6 @@ func writePID(f *os.File) error {
 
 // dataSource is the name of the database for the driver.
 func dataSource(dir, synchronous string, readOnly bool) (string, error) {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return "", err
-	}
 	q := url.Values{"_txlock": {"immediate"}}
 	pragma := func(name, value string) { q.Add("_pragma", name+"("+value+")") }
 	pragma("busy_timeout", strconv.FormatInt(busyTimeout.Milliseconds(), 10))
@@ -85,8 +84,16 @@ func dataSource(dir, synchronous string, readOnly bool) (string, error) {
 		pragma("wal_autocheckpoint", "0")
 		pragma("cache_size", strconv.Itoa(-writerCache))
 	}
-	path := filepath.ToSlash(filepath.Join(dir, databaseName))
-	if path[0] != '/' {
+	return fileURI(filepath.Join(dir, databaseName), q)
+}
+
+// fileURI is the name of a file for SQLite, with parameters.
+func fileURI(path string, q url.Values) (string, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	if path = filepath.ToSlash(path); path[0] != '/' {
 		path = "/" + path // a drive letter
 	}
 	return (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String(), nil
@@ -108,23 +115,29 @@ func connect(dir, synchronous string, readOnly bool, conns int) (*sql.DB, error)
 
 // migrate brings the schema up to date.
 func migrate(ctx context.Context, db *sql.DB) error {
-	schema, err := fs.Sub(migrations.SQLite, "sqlite")
-	if err != nil {
-		return err
-	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, db, schema, goose.WithDisableGlobalRegistry(true))
-	if err != nil {
-		return err
-	}
-	current, known, err := p.GetVersions(ctx)
-	if err != nil {
-		return fmt.Errorf("read the version of the schema: %w", err)
-	}
-	if current > known {
-		return fmt.Errorf("%w: its schema has version %d, and this program knows %d", ErrNewerSchema, current, known)
-	}
-	if current < known {
+	p, current, known, err := schemaOf(ctx, db)
+	if err == nil && current < known {
 		_, err = p.Up(ctx)
 	}
 	return err
+}
+
+// schemaOf returns the version of a database's schema, and the one that this program knows, which is not less.
+func schemaOf(ctx context.Context, db *sql.DB) (p *goose.Provider, current, known int64, err error) {
+	schema, err := fs.Sub(migrations.SQLite, "sqlite")
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	p, err = goose.NewProvider(goose.DialectSQLite3, db, schema, goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	current, known, err = p.GetVersions(ctx)
+	if err != nil {
+		return nil, 0, 0, fmt.Errorf("read the version of the schema: %w", err)
+	}
+	if current > known {
+		err = fmt.Errorf("%w: its schema has version %d, and this program knows %d", ErrNewerSchema, current, known)
+	}
+	return p, current, known, err
 }

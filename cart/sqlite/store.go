@@ -47,9 +47,10 @@ const maxKeptBatch = 1 << 20
 
 // Store is a cart.Store in a SQLite file. Its methods may be called from any goroutine.
 type Store struct {
-	opts Options
-	log  *slog.Logger
-	lock *os.File
+	opts    Options
+	log     *slog.Logger
+	lock    *os.File
+	scratch string // a directory that goes when the store is closed, or ""
 
 	writeMu sync.Mutex // held around each write transaction; guards the next four
 	writer  *sql.DB    // one connection, synchronous=FULL
@@ -90,8 +91,16 @@ var _ cart.Store = (*Store)(nil)
 //
 // The caller closes the store. What Open costs depends on the journal, not on the number of carts.
 func Open(ctx context.Context, dir string, opts Options) (*Store, error) {
-	opts = opts.withDefaults()
-	s := &Store{
+	s := newStore(opts.withDefaults())
+	if err := s.open(ctx, dir); err != nil {
+		return nil, fmt.Errorf("sqlite: open %s: %w", dir, errors.Join(err, s.release()))
+	}
+	go s.background()
+	return s, nil
+}
+
+func newStore(opts Options) *Store {
+	return &Store{
 		opts:     opts,
 		log:      opts.Logger,
 		pending:  make(map[cart.ID]entry),
@@ -102,11 +111,6 @@ func Open(ctx context.Context, dir string, opts Options) (*Store, error) {
 		stop:     make(chan struct{}),
 		done:     make(chan struct{}),
 	}
-	if err := s.open(ctx, dir); err != nil {
-		return nil, fmt.Errorf("sqlite: open %s: %w", dir, errors.Join(err, s.release()))
-	}
-	go s.background()
-	return s, nil
 }
 
 func (s *Store) open(ctx context.Context, dir string) (err error) {
@@ -188,6 +192,9 @@ func (s *Store) release() error {
 	}
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close())
+	}
+	if s.scratch != "" {
+		errs = append(errs, os.RemoveAll(s.scratch))
 	}
 	return errors.Join(errs...)
 }

@@ -30,6 +30,9 @@ type config struct {
 const (
 	envPrefix = "CARTD_"
 
+	dataDirFlag    = "data-dir"
+	defaultDataDir = "./cartd-data"
+
 	databaseURLFlag  = "database-url"
 	databaseURLUsage = "keep carts in this PostgreSQL database, not in --data-dir: postgres://user:password@host:5432/database"
 )
@@ -39,7 +42,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	c.memory = 1 << 30
 	f.StringVar(&c.listen, "listen", "127.0.0.1:8080", "address of the HTTP API")
 	f.StringVar(&c.adminListen, "admin-listen", "127.0.0.1:8081", "address for operators: /livez, /readyz, /metrics, /debug/cluster")
-	f.StringVar(&c.dataDir, "data-dir", "./cartd-data", "directory of the store, created where it is missing")
+	f.StringVar(&c.dataDir, dataDirFlag, defaultDataDir, "directory of the store, created where it is missing")
 	f.StringVar(&c.databaseURL, databaseURLFlag, "", databaseURLUsage)
 	f.BoolVar(&c.dev, "dev", false, "trust every caller: any cart without its token, and prices")
 	f.IntVar(&c.maxLines, "max-lines", 1000, "lines that a cart may have, 1 to 10000")
@@ -57,10 +60,10 @@ func (c *config) check(given func(flag string) bool) error {
 		return err
 	}
 	switch {
-	case given(databaseURLFlag) && given("data-dir"):
-		return errors.New("--database-url and --data-dir contradict each other: carts are kept in one of them")
+	case given(databaseURLFlag) && given(dataDirFlag):
+		return errTwoStores
 	case c.dataDir == "":
-		return errors.New("--data-dir must not be empty")
+		return errNoDataDir
 	case c.maxLines < 1 || c.maxLines > 10_000:
 		return fmt.Errorf("--max-lines is %d, not 1 to 10000", c.maxLines)
 	case c.memory < 1<<20:
@@ -71,6 +74,11 @@ func (c *config) check(given func(flag string) bool) error {
 	}
 	return nil
 }
+
+var (
+	errTwoStores = errors.New("--database-url and --data-dir contradict each other: carts are kept in one of them")
+	errNoDataDir = errors.New("--data-dir must not be empty")
+)
 
 // checkListeners refuses addresses that nothing can listen on, and one address for two listeners.
 func (c *config) checkListeners() error {

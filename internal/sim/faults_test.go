@@ -251,6 +251,9 @@ func (w *world) goBack() {
 	}
 	d := w.database
 	to := w.now - time.Duration(w.rand.Int64N(int64(10*time.Second)))
+	if w.rand.IntN(2) == 0 {
+		to = 0 // before there was any cart
+	}
 	for _, s := range w.check.subjects {
 		rows := d.rows[s.id]
 		kept := len(rows)
