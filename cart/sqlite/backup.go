@@ -187,7 +187,7 @@ func OpenBackup(ctx context.Context, file string) (*Store, error) {
 }
 
 func (s *Store) openBackup(ctx context.Context, file string) (err error) {
-	if _, err := os.Stat(file + "-wal"); err == nil {
+	if log, err := os.Stat(file + "-wal"); err == nil && log.Size() > 0 {
 		return errors.New("its log is beside it, so it is the store of a node; a backup of that directory can be opened")
 	}
 	if s.scratch, err = os.MkdirTemp("", "cartd-backup-*"); err != nil {

@@ -35,3 +35,11 @@ func runAs(dir string) (*syscall.SysProcAttr, error) {
 	}
 	return nil, errors.New("pgtest: neither a user postgres nor a user nobody to run a server as")
 }
+
+// own gives a file to the user that the server runs as.
+func (s *Server) own(path string) error {
+	if u := s.attr.Credential; u != nil {
+		return os.Chown(path, int(u.Uid), int(u.Gid))
+	}
+	return nil
+}

@@ -1,0 +1,341 @@
+package main
+
+import (
+	"bytes"
+	"database/sql"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"cartd/cart"
+	"cartd/internal/pgtest"
+)
+
+// cartd runs a command and returns its exit code and what it printed.
+func cartd(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, err bytes.Buffer
+	code = run(t.Context(), args, nil, &out, &err)
+	return code, out.String(), err.String()
+}
+
+// mustBackUp backs up a data directory to a new file.
+func mustBackUp(t *testing.T, dir string) (file string) {
+	t.Helper()
+	file = filepath.Join(t.TempDir(), "cartd.backup")
+	if code, stdout, stderr := cartd(t, "backup", "--data-dir", dir, file); code != 0 || !strings.HasPrefix(stdout, file+": ") {
+		t.Fatalf("backup: exit code %d, %s%s", code, stdout, stderr)
+	}
+	return file
+}
+
+// joined is what restore tells of the carts.
+type joined struct{ changed, unchanged, expired, damaged, erased int }
+
+// mustRestore restores with the given arguments and checks what became of the carts.
+func mustRestore(t *testing.T, want joined, args ...string) {
+	t.Helper()
+	code, stdout, stderr := cartd(t, append([]string{"restore"}, args...)...)
+	if code != min(want.damaged, 1) {
+		t.Fatalf("restore: exit code %d, %s%s", code, stdout, stderr)
+	}
+	var got joined
+	for i, line := range strings.Split(strings.TrimSpace(stdout), "\n") {
+		if counts := []*int{&got.changed, &got.unchanged, &got.expired, &got.damaged, &got.erased}; i > 0 && i <= len(counts) {
+			var err error
+			if *counts[i-1], err = strconv.Atoi(strings.Fields(line)[0]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if got != want {
+		t.Fatalf("restore tells of %+v, not %+v:\n%s%s", got, want, stdout, stderr)
+	}
+}
+
+// shown is what a node shows of some carts.
+func (p *process) shown(paths []string) map[string]string {
+	p.t.Helper()
+	all := make(map[string]string)
+	for _, path := range paths {
+		a := p.must("GET", path, "")
+		all[path] = fmt.Sprintf("%d %s %s", a.status, a.header.Get("ETag"), a.body)
+		if a.status == http.StatusNotFound {
+			all[path] = "404"
+		}
+	}
+	return all
+}
+
+// wantShown checks that a node shows the same as before.
+func (p *process) wantShown(want map[string]string) {
+	p.t.Helper()
+	for path, before := range want {
+		if got := p.shown([]string{path})[path]; got != before {
+			p.t.Errorf("%s is %s, and was %s", path, got, before)
+		}
+	}
+}
+
+const addTee = `{"sku":"TEE-RED","quantity":1}`
+
+func (p *process) mustDo(method, path, body string) answer {
+	p.t.Helper()
+	a := p.must(method, path, body)
+	if a.status >= 300 {
+		p.t.Fatalf("%s %s: %d %s", method, path, a.status, a.body)
+	}
+	return a
+}
+
+// removeLines removes all lines of a cart.
+func (p *process) removeLines(path string) {
+	p.t.Helper()
+	for _, line := range p.mustDo("GET", path, "").cart.LineItems {
+		p.mustDo("DELETE", path+"/line-items/"+line.ID, "")
+	}
+}
+
+// A backup that is made while carts are written has all that was acknowledged before, and what is restored of
+// the last one is what the node shows, byte for byte.
+func TestBackupUnderLoad(t *testing.T) {
+	build(t)
+	t.Parallel()
+	dir := t.TempDir()
+	p := start(t, dir)
+	const clients = 4
+	var paths []string
+	for range 5 * clients {
+		paths = append(paths, p.create(1))
+	}
+	for range 3 {
+		var wg sync.WaitGroup
+		stop := make(chan struct{})
+		for i := range clients {
+			wg.Go(func() {
+				for n := 0; ; n++ {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					if a, err := p.call("POST", paths[(i+n*clients)%len(paths)]+"/line-items", addTee); err != nil || a.status >= 300 {
+						t.Errorf("%d %s %v", a.status, a.body, err)
+						return
+					}
+				}
+			})
+		}
+		before := make([]int64, len(paths))
+		for i, path := range paths {
+			before[i] = p.mustDo("GET", path, "").cart.TotalQuantity
+		}
+		file := mustBackUp(t, dir)
+		close(stop)
+		wg.Wait()
+		into := t.TempDir()
+		mustRestore(t, joined{changed: len(paths)}, "--data-dir", into, file)
+		restored := start(t, into)
+		for i, path := range paths {
+			got, now := restored.mustDo("GET", path, "").cart.TotalQuantity, p.mustDo("GET", path, "").cart.TotalQuantity
+			if got < before[i] || got > now {
+				t.Errorf("%d units are restored; %d were there when the backup began, and %d later", got, before[i], now)
+			}
+		}
+		restored.kill()
+	}
+	want := p.shown(paths)
+	file := mustBackUp(t, dir)
+	if code := p.terminate(); code != 0 {
+		t.Errorf("exit code %d:\n%s", code, p.output())
+	}
+	into := t.TempDir()
+	mustRestore(t, joined{changed: len(paths)}, "--data-dir", into, file)
+	start(t, into).wantShown(want)
+	mustRestore(t, joined{unchanged: len(paths)}, "--data-dir", dir, mustBackUp(t, dir)) // of a node that is stopped
+}
+
+// What an older backup has is joined with what the store has: nothing newer is lost, what was removed stays
+// removed, and what was erased stays erased. Into an empty store it brings what was, and a second time
+// nothing. A cart that is damaged is told of and left out.
+func TestRestore(t *testing.T) {
+	build(t)
+	t.Parallel()
+	dir := t.TempDir()
+	p := start(t, dir)
+	kept, removed, erased := p.create(1), p.create(2), p.create(3)
+	old := []string{kept, removed, erased}
+	then := p.shown(old)
+	file := mustBackUp(t, dir)
+	p.mustDo("POST", kept+"/line-items", addTee)
+	p.removeLines(removed)
+	p.mustDo("DELETE", erased, "")
+	young := p.create(4)
+	now := p.shown(append(old, young))
+	if now[erased] != "404" {
+		t.Fatalf("an erased cart is %s", now[erased])
+	}
+
+	if code, _, stderr := cartd(t, "restore", "--data-dir", dir, file); code != 1 || !strings.Contains(stderr, "a node is running") {
+		t.Errorf("into a store that is in use: exit code %d, %s", code, stderr)
+	}
+	newer := mustBackUp(t, dir)
+	p.terminate()
+	mustRestore(t, joined{unchanged: 3, erased: 1}, "--data-dir", dir, file)
+	p = start(t, dir)
+	p.wantShown(now)
+	p.terminate()
+
+	into := t.TempDir()
+	mustRestore(t, joined{changed: 3}, "--data-dir", into, file)
+	mustRestore(t, joined{unchanged: 3}, "--data-dir", into, file)
+	p = start(t, into)
+	p.wantShown(then)
+	p.terminate()
+	mustRestore(t, joined{changed: 4, erased: 1}, "--data-dir", into, newer)
+	p = start(t, into)
+	p.wantShown(now)
+	p.terminate()
+
+	damage(t, file, kept)
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	into = t.TempDir()
+	mustRestore(t, joined{changed: 2, damaged: 1}, "--data-dir", into, file)
+	p = start(t, into)
+	if got := p.shown([]string{kept})[kept]; got != "404" {
+		t.Errorf("the cart that is damaged in the backup is %s", got)
+	}
+	p.wantShown(map[string]string{removed: then[removed], erased: then[erased]})
+	if after, err := os.ReadFile(file); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the backup was changed, %v", err)
+	}
+}
+
+// damage changes a byte of a cart in a backup. The journal has it otherwise.
+func damage(t *testing.T, file, path string) {
+	t.Helper()
+	id, err := cart.ParseID(filepath.Base(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Opened as a store once, the backup has snapshots of all carts.
+	dir := t.TempDir()
+	mustRestore(t, joined{changed: 3}, "--data-dir", dir, file)
+	if err := os.Rename(filepath.Join(dir, "cartd.db"), file); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec("UPDATE carts SET checksum = checksum + 1 WHERE id = ?", id[:]); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A cart that is damaged in the store is replaced by that of a backup.
+func TestRestoreOfADamagedCart(t *testing.T) {
+	build(t)
+	t.Parallel()
+	dir := t.TempDir()
+	p := start(t, dir)
+	paths := []string{p.create(1), p.create(2), p.create(3)}
+	want := p.shown(paths)
+	p.terminate()
+	file := mustBackUp(t, dir)
+	damaged := filepath.Join(dir, "cartd.db")
+	damage(t, damaged, paths[0])
+	if code, stdout, stderr := cartd(t, "backup", "--data-dir", dir, filepath.Join(t.TempDir(), "b")); code != 0 || !strings.Contains(stderr, filepath.Base(paths[0])) {
+		t.Errorf("backup of a store with a damaged cart: exit code %d, %s%s", code, stdout, stderr)
+	}
+	mustRestore(t, joined{changed: 1, unchanged: 2}, "--data-dir", dir, file)
+	start(t, dir).wantShown(want)
+}
+
+// A shop moves from a file to PostgreSQL.
+func TestRestoreIntoPostgres(t *testing.T) {
+	build(t)
+	t.Parallel()
+	dir, url := t.TempDir(), pgtest.New(t)
+	p := start(t, dir)
+	paths := []string{p.create(1), p.create(2), p.create(3)}
+	p.removeLines(paths[1])
+	p.mustDo("DELETE", paths[2], "")
+	want := p.shown(paths)
+	p.terminate()
+	file := mustBackUp(t, dir)
+	mustRestore(t, joined{changed: 3, erased: 1}, "--database-url", url, file)
+	mustRestore(t, joined{unchanged: 3, erased: 1}, "--database-url", url, file)
+	startOn(t, "--database-url", url).wantShown(want)
+}
+
+// TestBackupSettings: what cannot be backed up or restored is refused in one line that shows no password.
+func TestBackupSettings(t *testing.T) {
+	const url = "postgres://cartd:sesame@127.0.0.1:1/db"
+	dir := t.TempDir()
+	text := filepath.Join(dir, "text")
+	if err := os.WriteFile(text, bytes.Repeat([]byte("no database "), 1000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	empty := filepath.Join(dir, "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	into := filepath.Join(dir, "data")
+	nothing, temporary := mustBackUpNothing(t), t.TempDir()
+	t.Setenv("TMPDIR", temporary)
+	for name, test := range map[string]struct {
+		args, environ []string
+		code          int
+		says          string
+	}{
+		"backup to nowhere":      {[]string{"backup"}, nil, 2, "accepts 1 arg"},
+		"backup of PostgreSQL":   {[]string{"backup", "--database-url", url, "x"}, nil, 2, "pg_dump"},
+		"backup of the variable": {[]string{"backup", "x"}, []string{"CARTD_DATABASE_URL=" + url}, 2, "pg_dump"},
+		"backup of nothing":      {[]string{"backup", "--data-dir", dir, filepath.Join(dir, "x")}, nil, 1, "there is no store"},
+		"restore of nothing":     {[]string{"restore"}, nil, 2, "accepts 1 arg"},
+		"restore into two":       {[]string{"restore", "--data-dir", into, "--database-url", url, text}, nil, 2, "contradict"},
+		"restore of no file":     {[]string{"restore", "--data-dir", into, filepath.Join(dir, "none")}, nil, 1, "no such file"},
+		"restore of a text":      {[]string{"restore", "--data-dir", into, text}, nil, 1, "not a database"},
+		"restore of no tables":   {[]string{"restore", "--data-dir", into, empty}, nil, 1, "open the backup"},
+		"restore of no URL":      {[]string{"restore", "--data-dir", into, "postgres://cartd:sesame@127.0.0.1:x/db"}, nil, 2, "not a URL"},
+		"restore of nobody":      {[]string{"restore", "--data-dir", into, url}, nil, 1, "what to restore"},
+		"restore into nobody":    {[]string{"restore", "--database-url", url, nothing}, nil, 1, "postgres: open"},
+	} {
+		var out bytes.Buffer
+		code := run(t.Context(), test.args, test.environ, &out, &out)
+		if code != test.code || !strings.Contains(out.String(), test.says) || strings.Contains(out.String(), "sesame") {
+			t.Errorf("%s: exit code %d: %s", name, code, &out)
+		}
+	}
+	if _, err := os.Stat(into); err == nil {
+		t.Error("a store was made for nothing")
+	}
+	if left, err := os.ReadDir(temporary); len(left) > 0 || err != nil {
+		t.Errorf("of what was refused %v is left, %v", left, err)
+	}
+}
+
+// mustBackUpNothing returns a backup of a store without carts.
+func mustBackUpNothing(t *testing.T) (file string) {
+	t.Helper()
+	dir := t.TempDir()
+	store, _, err := (&place{dataDir: dir}).open(t.Context(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return mustBackUp(t, dir)
+}
