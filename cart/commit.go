@@ -30,7 +30,6 @@ type committer struct {
 	saving  backlog       // what run has taken off the queue
 	idle    chan struct{} // closed when there is something to do; nil while run does something
 	stalled chan struct{} // closed while the store has no room, and when it failed
-	resumed chan struct{} // closed when the store has room again
 	noRoom  bool
 	closing bool
 
@@ -62,7 +61,6 @@ func newCommitter(store Store, scheduler Scheduler, now func() time.Time) *commi
 		running:   running,
 		stop:      stop,
 		stalled:   make(chan struct{}),
-		resumed:   make(chan struct{}),
 		failed:    make(chan struct{}),
 		done:      make(chan struct{}),
 	}
@@ -113,13 +111,6 @@ func (c *committer) stall() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.stalled
-}
-
-// resume returns a channel that is closed when the store next takes something after it took nothing.
-func (c *committer) resume() <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.resumed
 }
 
 // unavailable reports why nothing can be committed at present, or nil.
@@ -258,8 +249,6 @@ func (c *committer) setNoRoom(noRoom bool) {
 		close(c.stalled)
 	case !noRoom && c.noRoom:
 		c.stalled = make(chan struct{})
-		close(c.resumed)
-		c.resumed = make(chan struct{})
 	}
 	c.noRoom = noRoom
 }

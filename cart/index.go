@@ -88,32 +88,44 @@ func spanHash(id ID, d *crdt.Delta) (sum uint64) {
 
 const (
 	seedBatch = 4096
-	seedRetry = time.Second // after a failure, and after the store was away
+	seedRetry = time.Second
 	// seedAgain is how long it may take until a node learns of what only the database has: what a node
 	// committed that could reach nobody else, and died. And of what the database has no more, because it was
 	// taken back to an earlier state.
 	seedAgain = time.Minute
+	// seedProbe is how often it asks the store whether it is there, so as not to wait for that long when it was
+	// not: an operator takes a database away to take it back.
+	seedProbe = time.Second
 	// catchUps is how many carts are read anew at once for that, and catchUpPause how long after the last ones.
 	catchUps     = 64
 	catchUpPause = 50 * time.Millisecond
 )
 
 // seeding reads the versions of what is stored, at the start and, where other nodes write to the store,
-// again and again: also when it is back after it was away, for it may be another one then.
+// again and again.
 func (s *Service) seeding() {
-	for {
-		resumed := s.committer.resume()
-		s.seed()
-		if !s.shared {
-			return
-		}
-		over, stop := s.scheduler.After(seedAgain)
-		s.scheduler.Wait(over, s.running.Done(), resumed)
-		stop()
-		if s.running.Err() != nil || isClosed(resumed) && !s.pause(seedRetry) {
-			return
+	for again := true; again; {
+		if away := s.seed(); !away {
+			again = s.shared && s.rest()
+		} else { // some of it was read before that
+			again = s.shared && s.pause(seedRetry)
 		}
 	}
+}
+
+// rest waits until it is time to read the versions again: when the store was away it may be another one, or at
+// an earlier state. It reports whether the Service still runs then.
+func (s *Service) rest() bool {
+	last := ID(bytes.Repeat([]byte{0xff}, len(ID{})))
+	for range seedAgain / seedProbe {
+		if !s.pause(seedProbe) {
+			return false
+		}
+		if _, err := s.store.Versions(s.running, last, 1); err != nil {
+			return s.running.Err() == nil
+		}
+	}
+	return true
 }
 
 // pause waits, and reports whether the Service still runs then.
@@ -124,24 +136,28 @@ func (s *Service) pause(d time.Duration) bool {
 	return s.running.Err() == nil
 }
 
-// seed reads the versions of all that is stored, and compares them with the index.
-func (s *Service) seed() {
+// seed reads the versions of all that is stored, and compares them with the index. It reports whether the store
+// was away in the middle of it.
+func (s *Service) seed() (away bool) {
 	c := comparison{service: s, first: !s.seeded.Load(), stored: make(map[ID]uint64)}
 	for after, done := (ID{}), false; !done; {
 		page, err := s.store.Versions(s.running, after, seedBatch)
 		if s.running.Err() != nil {
-			return
+			return away
 		}
 		if err != nil {
-			s.log.Warn("reading the versions of the stored carts", "error", err)
+			if !away {
+				s.log.Warn("reading the versions of the stored carts", "error", err)
+			}
+			away = true
 			if !s.pause(seedRetry) {
-				return
+				return away
 			}
 			continue
 		}
 		for _, v := range page {
 			if !c.upTo(int(v.ID[0])) {
-				return
+				return away
 			}
 			after, c.stored[v.ID] = v.ID, v.Version
 		}
@@ -150,6 +166,7 @@ func (s *Service) seed() {
 	if c.upTo(shards) {
 		s.seeded.Store(true)
 	}
+	return away
 }
 
 // comparison goes through the shards, with what is stored of the carts of each.

@@ -18,7 +18,7 @@ type shard struct {
 	loads     map[ID]*load      // under way
 	fragments map[ID]*fragments // of carts that are not resident, and what a resident one still lacks the base of
 	versions  map[ID]uint64     // of every cart that is known of; nil in a node that is alone
-	doubtful  map[ID]uint64     // of those that are not in memory and differ from what was stored a minute ago
+	doubtful  map[ID]uint64     // of those that are not in memory, and differed from what was stored when that was last read
 	digests   [slotsPerShard]uint64
 }
 

@@ -13,7 +13,10 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"cartd/cart"
+	"cartd/cart/postgres"
 	"cartd/internal/pgtest"
 )
 
@@ -338,4 +341,137 @@ func mustBackUpNothing(t *testing.T) (file string) {
 		t.Fatal(err)
 	}
 	return mustBackUp(t, dir)
+}
+
+// A dump that is restored into a second database is joined into the first one while nodes run there: nothing
+// newer is lost, and what the database lost since, it gets back.
+func TestRestoreOfADump(t *testing.T) {
+	build(t)
+	t.Parallel()
+	server := pgtest.Start(t)
+	p := startOn(t, "--database-url", server.URL)
+	kept, removed, erased, lost := p.create(1), p.create(2), p.create(3), p.create(4)
+	then := p.shown([]string{kept, removed, erased, lost})
+	server.Run(t, "pg_dump", "-h", server.Dir(), "-U", "cartd", "--format=custom", "--file=cartd.dump", "postgres")
+	p.mustDo("POST", kept+"/line-items", addTee)
+	p.removeLines(removed)
+	p.mustDo("DELETE", erased, "")
+	now := p.shown([]string{kept, removed, erased, lost})
+	p.kill()
+	id, err := cart.ParseID(filepath.Base(lost))
+	if err == nil {
+		err = pgtest.Exec(server.URL, "DELETE FROM carts WHERE id = $1", id[:])
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	second := server.Database(t, "restored")
+	server.Run(t, "pg_restore", "-h", server.Dir(), "-U", "cartd", "--dbname=restored", "--no-owner", "cartd.dump")
+	p = startOn(t, "--database-url", server.URL)
+	p.wantShown(map[string]string{kept: now[kept], lost: "404"})
+	mustRestore(t, joined{changed: 1, unchanged: 3, erased: 1}, "--database-url", server.URL, second)
+	p.wantShown(now)
+	mustRestore(t, joined{unchanged: 4, erased: 1}, "--database-url", server.URL, second)
+	startOn(t, "--database-url", second).wantShown(then)
+
+	third := server.Database(t, "nothing")
+	if code, _, stderr := cartd(t, "restore", "--database-url", server.URL, third); code != 1 || !strings.Contains(stderr, "what to restore") {
+		t.Errorf("of a database that is not cartd's: exit code %d, %s", code, stderr)
+	}
+	if err := pgtest.Exec(third, "CREATE TABLE goose_db_version ()"); err != nil {
+		t.Errorf("what was only to be read was changed: %v", err)
+	}
+}
+
+// A database is taken back to a point in time, by a base backup and its archived log, while the nodes of its
+// region run. It ends with everything that the nodes hold, and so do nodes that come later.
+func TestPointInTimeRecovery(t *testing.T) {
+	build(t)
+	t.Parallel()
+	server := pgtest.Start(t, "archive_mode=on", "archive_command=mkdir -p ../archive && cp %p ../archive/%f")
+	c := newCluster(t, 3, server.URL)
+	kept, removed, erased := c.node(0).create(1), c.node(1).create(2), c.node(2).create(3)
+	saved := func() bool {
+		for i := range c.nodes {
+			if c.node(i).status().Carts.Unsaved > 0 {
+				return false
+			}
+		}
+		return true
+	}
+	await(t, "all is saved", saved)
+	server.Run(t, "pg_basebackup", "-h", server.Dir(), "-U", "cartd", "-D", "base", "--checkpoint=fast")
+	// A point in time is found by the commits before and after it.
+	c.node(0).mustDo("POST", kept+"/line-items", addTee)
+	await(t, "all is saved", saved)
+	target := query(t, server.URL, "SELECT now()::text")
+	c.node(0).mustDo("POST", kept+"/line-items", addTee)
+	c.node(1).removeLines(removed)
+	c.node(2).mustDo("DELETE", erased, "")
+	young := c.node(0).create(4)
+	await(t, "all is saved", saved)
+	paths := []string{kept, removed, erased, young}
+	latest := versions(t, server.URL)
+	query(t, server.URL, "SELECT pg_switch_wal()::text")
+	await(t, "the log is archived", func() bool {
+		return query(t, server.URL, "SELECT (last_archived_time > $1::timestamptz)::text FROM pg_stat_archiver", target) == "true"
+	})
+
+	server.Stop(t)
+	during := c.node(1).create(5) // which the nodes hold
+	server.Recover(t, "base", "restore_command=cp ../archive/%f %p", "recovery_target_time="+target, "recovery_target_action=promote")
+	await(t, "the recovery is over", func() bool { return query(t, server.URL, "SELECT pg_is_in_recovery()::text") == "false" })
+	await(t, "the database has again what the nodes hold", func() bool {
+		now := versions(t, server.URL)
+		for id, version := range latest {
+			if now[id] != version {
+				return false
+			}
+		}
+		return len(now) == len(latest)+1
+	})
+
+	want := c.node(0).shown(append(paths, during))
+	if want[erased] != "404" {
+		t.Errorf("a cart that was erased is %s", want[erased])
+	}
+	for i := range c.nodes {
+		c.node(i).wantShown(want)
+		c.node(i).kill()
+	}
+	newCluster(t, 2, server.URL).node(1).wantShown(want)
+}
+
+// query returns the text that a statement returns.
+func query(t *testing.T, url, statement string, args ...any) (text string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if err := conn.QueryRow(t.Context(), statement, args...).Scan(&text); err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// versions returns the versions of all carts in a database.
+func versions(t *testing.T, url string) map[cart.ID]uint64 {
+	t.Helper()
+	s, err := postgres.Open(t.Context(), url, postgres.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	all := make(map[cart.ID]uint64)
+	page, err := s.Versions(t.Context(), cart.ID{}, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range page {
+		all[v.ID] = v.Version
+	}
+	return all
 }
