@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"database/sql"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -450,8 +451,8 @@ func query(t *testing.T, url, statement string, args ...any) (text string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(t.Context())
-	if err := conn.QueryRow(t.Context(), statement, args...).Scan(&text); err != nil {
+	err = conn.QueryRow(t.Context(), statement, args...).Scan(&text)
+	if err := errors.Join(err, conn.Close(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	return text

@@ -16,7 +16,7 @@ type checker struct {
 	world    *world
 	subjects []*subject // in order of creation
 	byID     map[cart.ID]*subject
-	owed     []debt
+	owed     []debt // what the database has to get back
 }
 
 // debt is what the database had of a cart before it went back in time.
@@ -345,6 +345,11 @@ func (c *checker) cameBack() bool {
 		return err == nil && stored.covers(d.what)
 	})
 	return len(c.owed) == 0
+}
+
+// owes reports whether the database has gone back in time with a cart.
+func (c *checker) owes(s *subject) bool {
+	return slices.ContainsFunc(c.owed, func(d debt) bool { return d.subject == s })
 }
 
 // look checks whatever is in memory and in the database.
