@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -172,6 +173,11 @@ func migrate(ctx context.Context, config *pgxpool.Config, opts Options) (m Migra
 	if err != nil {
 		return m, err
 	}
+	if opts.ReadOnly { // else goose would try to make its table
+		if err := checkTables(ctx, db); err != nil {
+			return m, err
+		}
+	}
 	current, known, err := p.GetVersions(ctx)
 	if err != nil {
 		return m, fmt.Errorf("read the version of the schema: %w", err)
@@ -188,4 +194,14 @@ func migrate(ctx context.Context, config *pgxpool.Config, opts Options) (m Migra
 		_, err = p.Up(ctx)
 	}
 	return m, err
+}
+
+// checkTables refuses a database without a schema of this program.
+func checkTables(ctx context.Context, db *sql.DB) error {
+	var tables int
+	err := db.QueryRowContext(ctx, "SELECT count(*) FROM information_schema.tables WHERE table_name = $1", goose.DefaultTablename).Scan(&tables)
+	if err == nil && tables == 0 {
+		err = errors.New("it is a database of something else, or empty")
+	}
+	return err
 }

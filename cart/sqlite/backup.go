@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/pressly/goose/v3"
+
 	"cartd/cart"
 	"cartd/cart/internal/stored"
 )
@@ -121,6 +123,13 @@ func reading(file string, f func(*sql.DB) error) (err error) {
 
 // checkFile refuses what is no store, or damaged beyond single carts.
 func checkFile(ctx context.Context, db *sql.DB, pragma string) error {
+	var tables int
+	if err := db.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_master WHERE name = ?", goose.DefaultTablename).Scan(&tables); err != nil {
+		return err
+	}
+	if tables == 0 {
+		return errors.New("it is a database of something else, or empty")
+	}
 	if _, _, _, err := schemaOf(ctx, db); err != nil {
 		return err
 	}

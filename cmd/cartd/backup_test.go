@@ -311,7 +311,7 @@ func TestBackupSettings(t *testing.T) {
 		"restore into two":       {[]string{"restore", "--data-dir", into, "--database-url", url, text}, nil, 2, "contradict"},
 		"restore of no file":     {[]string{"restore", "--data-dir", into, filepath.Join(dir, "none")}, nil, 1, "no such file"},
 		"restore of a text":      {[]string{"restore", "--data-dir", into, text}, nil, 1, "not a database"},
-		"restore of no tables":   {[]string{"restore", "--data-dir", into, empty}, nil, 1, "open the backup"},
+		"restore of no tables":   {[]string{"restore", "--data-dir", into, empty}, nil, 1, "or empty"},
 		"restore of no URL":      {[]string{"restore", "--data-dir", into, "postgres://cartd:sesame@127.0.0.1:x/db"}, nil, 2, "not a URL"},
 		"restore of nobody":      {[]string{"restore", "--data-dir", into, url}, nil, 1, "what to restore"},
 		"restore into nobody":    {[]string{"restore", "--database-url", url, nothing}, nil, 1, "postgres: open"},
@@ -377,7 +377,7 @@ func TestRestoreOfADump(t *testing.T) {
 	startOn(t, "--database-url", second).wantShown(then)
 
 	third := server.Database(t, "nothing")
-	if code, _, stderr := cartd(t, "restore", "--database-url", server.URL, third); code != 1 || !strings.Contains(stderr, "what to restore") {
+	if code, _, stderr := cartd(t, "restore", "--database-url", server.URL, third); code != 1 || !strings.Contains(stderr, "of something else, or empty") {
 		t.Errorf("of a database that is not cartd's: exit code %d, %s", code, stderr)
 	}
 	if err := pgtest.Exec(third, "CREATE TABLE goose_db_version ()"); err != nil {
