@@ -22,6 +22,7 @@ type fakeStore struct {
 	loads  map[ID]int           // finished or not
 	purges []crdt.Timestamp
 	closed bool
+	away   bool // no versions are told
 
 	onLoad   func(context.Context, ID) error
 	onCommit func(context.Context, []Change) error

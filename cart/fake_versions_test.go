@@ -9,6 +9,9 @@ import (
 func (f *fakeStore) Versions(_ context.Context, after ID, limit int) ([]StoredVersion, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.away {
+		return nil, ErrNoRoom
+	}
 	var all []StoredVersion
 	for id, s := range f.carts {
 		if bytes.Compare(id[:], after[:]) > 0 {

@@ -280,3 +280,31 @@ func TestWhatIsPurgedIsNotSavedAgain(t *testing.T) {
 		}
 	})
 }
+
+// A database that was away is compared at once when it is back: it may be at an earlier state.
+func TestADatabaseThatWasAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newFakeStore()
+		s := start(t, peered(store, newFakeReplicator()))
+		x := newForeign(t, time.Now(), 4)
+		deliver(t, s, x.id, whole(x.states[4]))
+		x.client(t, s).want(linesOf(x.states[4]))
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		away := func(away bool) {
+			store.mu.Lock()
+			defer store.mu.Unlock()
+			store.away = away
+		}
+		away(true)
+		time.Sleep(2 * seedProbe)
+		store.goBack(x.id, x.states[1])
+		away(false)
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if got := store.state(x.id); VersionHash(x.id, got) != VersionHash(x.id, x.states[4]) {
+			t.Errorf("a cart in memory was not saved again: %v", got)
+		}
+	})
+}

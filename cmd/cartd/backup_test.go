@@ -266,7 +266,7 @@ func TestRestoreOfADamagedCart(t *testing.T) {
 	start(t, dir).wantShown(want)
 }
 
-// A shop moves from a file to PostgreSQL.
+// A shop moves from a file to PostgreSQL, and back.
 func TestRestoreIntoPostgres(t *testing.T) {
 	build(t)
 	t.Parallel()
@@ -281,6 +281,9 @@ func TestRestoreIntoPostgres(t *testing.T) {
 	mustRestore(t, joined{changed: 3, erased: 1}, "--database-url", url, file)
 	mustRestore(t, joined{unchanged: 3, erased: 1}, "--database-url", url, file)
 	startOn(t, "--database-url", url).wantShown(want)
+	back := t.TempDir()
+	mustRestore(t, joined{changed: 3, erased: 1}, "--data-dir", back, url)
+	start(t, back).wantShown(want)
 }
 
 // TestBackupSettings: what cannot be backed up or restored is refused in one line that shows no password.
