@@ -24,7 +24,7 @@ var faults = []fault{
 	{8, (*world).hang},
 	{6, (*world).slow},
 	{6, (*world).stall},
-	{10, (*world).goBack},
+	{6, (*world).goBack},
 }
 
 // disturb begins one fault.

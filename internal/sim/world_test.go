@@ -174,6 +174,9 @@ func (w *world) direct() {
 	for _, done := range shoppers {
 		w.wait(done, nil, nil)
 	}
+	if w.rand.IntN(4) == 0 { // when nobody writes, which would save the cart again
+		w.goBack()
+	}
 	w.converge()
 	w.lookAtAll()
 	w.closeAll()
