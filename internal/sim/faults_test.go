@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"cartd/gossip"
@@ -246,7 +247,7 @@ func (w *world) goBack() {
 		return
 	}
 	w.check.settle()
-	if len(w.exposed) > 0 {
+	if len(w.exposed) > 0 || slices.ContainsFunc(w.live(), func(n *node) bool { return n.leaving }) {
 		return
 	}
 	d := w.database
