@@ -140,6 +140,8 @@ func (c *Core) takeAck(p *peer, h *header) {
 			c.owe(p, r.id)
 		case r.kind != kindState:
 			c.needSync(p, "it refused a change")
+		case c.draining: // else it is left to a later session
+			c.needSync(p, "it refused a cart that this node is about to leave to it")
 		}
 	}
 	c.sendOwed(p)
