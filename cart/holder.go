@@ -313,9 +313,10 @@ func (s *Service) refresh(r *resident) {
 		case err == nil:
 			r.learn(extentOf(stored), was)
 			states = append(states, stored)
-		case errors.Is(err, ErrNotFound):
+		case !unread(err): // there is nothing, or nothing that can be read
 			r.learn(extent{}, was)
 		}
+		r.unread = unread(err)
 		for _, state := range states {
 			if err := s.join(r, &crdt.Delta{State: *state}, true); err != nil {
 				s.log.Error("a cart cannot be joined with what is stored of it", "cart", r.id.String(), "error", err)
@@ -323,6 +324,11 @@ func (s *Service) refresh(r *resident) {
 		}
 		r.settle(s.now().UnixNano())
 	})
+}
+
+// unread reports whether a load failed so that it is not known what the store has.
+func unread(err error) bool {
+	return err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDamaged)
 }
 
 // learn takes what the store has of the cart, as it said when it was known to have had something: perhaps less,

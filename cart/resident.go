@@ -19,6 +19,7 @@ type resident struct {
 	must       bool  // it has to be saved even where enough nodes hold it by then
 	listed     bool  // the flusher will look at it
 	refreshing bool  // what store and peers have is on its way
+	unread     bool  // the store did not say what it has: it may be more
 	parted     bool  // the store has parts that could not be joined with anything yet
 	used       int64 // when it was last used, in ticks of the janitor
 

@@ -119,6 +119,7 @@ func (s *Service) fetch(sh *shard, id ID, ask bool) (*resident, error) {
 	r := &resident{id: id, replica: newReplicaID(), service: s, latest: new(State)}
 	began, doubtful := false, false
 	r.parted = part != nil || errors.Is(err, ErrDamaged)
+	r.unread = part == nil && unread(err)
 	if err == nil {
 		r.latest, r.durable, r.stored = stored, stored, extentOf(stored)
 		doubtful = ask && (!s.replicator.Synced() || sh.keepsGap(id, stored))
@@ -307,7 +308,7 @@ func (sh *shard) remove(r *resident) {
 }
 
 // packIdle packs the carts of some shards that were not used for idleTicks, and refreshes those that the
-// store is known to have more of.
+// store has more of, or may have.
 func (s *Service) packIdle(first, n int) {
 	now := s.tick.Load()
 	for i := first; i < first+n && i < shards; i++ {
@@ -324,7 +325,7 @@ func (s *Service) packIdle(first, n int) {
 			}
 			switch {
 			case r.gone:
-			case r.behind():
+			case r.behind() || r.unread:
 				s.refresh(r)
 			case r.packed == nil && r.clean() && now-r.used >= idleTicks:
 				r.pack()
