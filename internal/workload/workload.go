@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +17,16 @@ const (
 	DefaultTimeout = 10 * time.Second
 	// DefaultPatience is how long an operation is repeated.
 	DefaultPatience = 30 * time.Second
+
+	// cartWrites is after how many writes another cart takes the place of one: before it is at any of the limits
+	// of a cart, as 5,000 keys, 1,000 lines or 9,999 units.
+	cartWrites = 1000
+	// ownedCarts is of how many carts one is a client's own, which clears it now and then.
+	ownedCarts = 6
+	// maxFindings is how many findings are told in words.
+	maxFindings = 50
+	// auditors is how many carts an audit reads at a time.
+	auditors = 4
 )
 
 // Node is where a node is found. Its base URL may change when it is replaced.
@@ -93,46 +105,105 @@ type Totals struct {
 	Retries      map[string]int64 // attempts that settled nothing, by problem; "timeout", "refused", "reset" without an answer
 }
 
-// Run is clients at work.
-type Run struct{}
-
-var errNotYet = errors.New("not built yet")
-
-// Start creates the carts and sends the clients to work, until Stop or the end of ctx.
-func Start(context.Context, Options) (*Run, error) { return nil, errNotYet }
-
-// Stop returns when every client has finished what it is at. It may be called again.
-func (r *Run) Stop() {}
-
-// Totals returns what the clients have done so far.
-func (r *Run) Totals() Totals { return Totals{} }
-
 // String is for logs.
-func (t Totals) String() string { return fmt.Sprintf("%d writes", t.Operations) }
-
-// AtRisk says that writes which peers alone acknowledged in [from, to] may be lost.
-func (r *Run) AtRisk(from, to time.Time) {}
-
-// Audit compares what all nodes show with the ledger, after Stop.
-func (r *Run) Audit(context.Context) Verdict { return Verdict{} }
-
-// WriteLedger writes what the clients did, a JSON object a line.
-func (r *Run) WriteLedger(io.Writer) error { return errNotYet }
-
-// Verdict is what an audit found. A write to several lines counts once for each of them.
-type Verdict struct {
-	Lost       int           // acknowledged, or shown, and missing or undone
-	Resurfaced int           // removed, and there again
-	Doubled    int           // counted more than once
-	AtRiskLost int           // lost among the writes that AtRisk named: no violation
-	Sessions   int           // answers that went back behind what the client had seen or written
-	Wrong      int           // answers that may never be, and operations that nobody took in time
-	Unequal    int           // carts that were not the same on all nodes when the context ended
-	Converged  time.Duration // from the call of Audit until all were the same
-	Findings   []string      // one sentence each, at most 50
+func (t Totals) String() string {
+	return fmt.Sprintf("%d writes, %d acknowledged (%d by peers, %d by the database, %d of these replays), %d failed, "+
+		"%d of unknown outcome, %d reads, %d contexts dropped, %d carts, %d attempts, retries: %v",
+		t.Operations, t.Acknowledged, t.ByPeers, t.ByDatabase, t.Replays, t.Failed,
+		t.Unknown, t.Reads, t.Dropped, t.Created, t.Attempts, t.Retries)
 }
 
-// OK reports whether everything that was promised held.
-func (v Verdict) OK() bool {
-	return v.Lost+v.Resurfaced+v.Doubled+v.Sessions+v.Wrong+v.Unequal == 0
+// Run is clients at work. Its methods may be called by any number of goroutines.
+type Run struct {
+	options    Options
+	http       *http.Client
+	ready      readiness
+	operations atomic.Uint64   // numbers given out
+	running    context.Context // ends what is in flight
+	end        context.CancelFunc
+	stopping   context.Context // begins nothing more
+	stop       context.CancelFunc
+	clients    sync.WaitGroup
+	polls      sync.WaitGroup
+	replacing  sync.Mutex // held by who replaces a cart
+
+	mu         sync.Mutex
+	carts      []*cart // by number
+	all        []*cart // those that were replaced, too
+	totals     Totals
+	complaints []string
+	risks      risks
+}
+
+// Start creates the carts and sends the clients to work, until Stop. The end of ctx cuts off what is in flight, whose
+// outcome then is unknown. It fails where a cart cannot be created.
+func Start(ctx context.Context, o Options) (*Run, error) {
+	if len(o.Nodes) == 0 || o.Carts < 1 || o.Clients < 1 {
+		return nil, errors.New("workload: nodes, carts and clients are needed")
+	}
+	if o.Timeout == 0 {
+		o.Timeout = DefaultTimeout
+	}
+	if o.Patience == 0 {
+		o.Patience = DefaultPatience
+	}
+	r := &Run{options: o, http: newHTTPClient(o), carts: make([]*cart, o.Carts)}
+	r.totals.Retries = make(map[string]int64)
+	r.running, r.end = context.WithCancel(ctx)
+	r.stopping, r.stop = context.WithCancel(r.running)
+	r.ready.nodes = make([]atomic.Bool, len(o.Nodes))
+	for i, n := range o.Nodes {
+		if o.FollowReady {
+			r.polls.Go(func() { r.ready.poll(r.running, r.http, i, n) })
+		} else {
+			r.ready.nodes[i].Store(true)
+		}
+	}
+	founder := r.newClient(-1)
+	for i := range o.Carts {
+		c := founder.create(i)
+		if c == nil {
+			err := context.Cause(r.running)
+			r.Stop()
+			return nil, errors.Join(fmt.Errorf("workload: cart %d cannot be created: %v", i, r.complaints), err)
+		}
+		r.enter(c)
+	}
+	for i := range o.Clients {
+		r.clients.Go(r.newClient(i).shop)
+	}
+	return r, nil
+}
+
+// Stop returns when every client has finished what it is at. It may be called again.
+func (r *Run) Stop() {
+	r.stop()
+	r.clients.Wait()
+	r.end()
+	r.polls.Wait()
+	r.http.CloseIdleConnections()
+}
+
+// cart returns the cart of a number.
+func (r *Run) cart(number int) *cart {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.carts[number]
+}
+
+// enter puts a cart in the place of its number.
+func (r *Run) enter(c *cart) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.carts[c.number] = c
+	r.all = append(r.all, c)
+}
+
+// AtRisk says that writes that peers alone acknowledged in [from, to] may be lost, as more nodes failed at once
+// than may. The audit then takes them as of unknown outcome, and counts those that are missing as AtRiskLost. What
+// somebody was shown outside such a time is not at risk.
+func (r *Run) AtRisk(from, to time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.risks.windows = append(r.risks.windows, span{from, to})
 }
