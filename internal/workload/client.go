@@ -110,7 +110,7 @@ func (z *client) act(v *view) {
 	case n < 11:
 		z.commands(v, set, z.set(v))
 	case n == 11:
-		if s := v.sights[z.own(v)]; s.units > 0 && !s.gone {
+		if v.sights[z.own(v)].there() {
 			z.commands(v, remove, change{Type: remove, SKU: z.own(v)})
 		} else {
 			z.commands(v, set, z.set(v))
@@ -170,7 +170,7 @@ func (z *client) remove(v *view) {
 func (z *client) clear(v *view) {
 	var changes []change
 	for sku, s := range v.sights {
-		if s.units > 0 && !s.gone {
+		if s.there() {
 			changes = append(changes, change{Type: remove, SKU: sku})
 		}
 	}

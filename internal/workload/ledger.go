@@ -64,6 +64,7 @@ type cart struct {
 	id, token string
 	context   string // of its creation
 	owner     int    // the client that it is the own of, or -1
+	most      int    // writes that it gets
 	created   *write
 
 	mu     sync.Mutex
@@ -99,7 +100,7 @@ func (c *cart) begin(w *write) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.writes = append(c.writes, w)
-	if len(c.writes) >= cartWrites {
+	if len(c.writes) >= c.most {
 		c.full = true
 	}
 	for _, z := range w.changes {
@@ -143,6 +144,9 @@ type sight struct {
 	units int64 // the most that were shown; 0 is none yet
 	gone  bool  // and then the line was not there any more
 }
+
+// there reports whether the line was there.
+func (s sight) there() bool { return s.units > 0 && !s.gone }
 
 // after returns what the author of a change knows when it is acknowledged.
 func (s sight) after(c change) sight {
@@ -293,7 +297,7 @@ func fewest(units []int64, sum int64) int {
 }
 
 // choose returns the least cost of leaving out some of units so that the others make the sum, and whether they
-// can. It takes as many steps as there are units times the sum, both bounded by cartWrites.
+// can. It takes as many steps as there are units times the sum, both bounded by maxCartWrites.
 func choose(units []int64, cost []int, sum int64) (int, bool) {
 	const impossible = -1
 	least := make([]int, sum+1) // by sum, of the units so far
@@ -469,12 +473,12 @@ func (l *register) judge(units int64, r *risks) judgement {
 // undone judges units that are there instead of those that assignment i has certainly made.
 func (l *register) undone(i int, units int64) judgement {
 	a := l.assignments[i]
-	earlier := slices.ContainsFunc(l.assignments[:i], func(e assignment) bool { return e.units == units })
+	earlier := func(e assignment) bool { return e.units == units }
 	switch {
-	case a.units == 0 && earlier:
-		return judgement{resurfaced: 1, why: fmt.Sprintf("the %d units were removed, and are back", units)}
-	case a.units == 0, units > l.last:
+	case units > 0 && !slices.ContainsFunc(l.assignments[:i], earlier):
 		return judgement{doubled: 1, why: fmt.Sprintf("%d units that nobody may have assigned: the last were %d", units, a.units)}
+	case a.units == 0:
+		return judgement{resurfaced: 1, why: fmt.Sprintf("the %d units were removed, and are back", units)}
 	default:
 		return judgement{lost: 1, why: fmt.Sprintf("%d units, and %d were assigned last", units, a.units)}
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -110,17 +111,24 @@ func (z *client) write(v *view, q request, letBe bool, changes ...change) {
 	case happened:
 		v.cart.settle(w, open, a)
 		z.counted(func(t *Totals) { t.Unknown++ })
-		v.own++
+		v.leave(changes)
 	default:
 		v.cart.settle(w, failed, a)
 		z.counted(func(t *Totals) { t.Failed++ })
-		v.own++
+		v.leave(changes)
 		if a.nothing {
 			z.nothing(v, w, a)
 		}
 	}
 	if e == forgotten {
 		z.forget(v)
+	}
+}
+
+// leave makes the client take another line of its own where one of the changes was to that and did not succeed.
+func (v *view) leave(changes []change) {
+	if slices.ContainsFunc(changes, func(c change) bool { return strings.HasPrefix(c.SKU, ownPrefix) }) {
+		v.own++
 	}
 }
 
@@ -173,9 +181,6 @@ func (z *client) shown(v *view, a answer) {
 	v.context, v.removable = a.context, v.removable[:0]
 	for _, l := range a.cart.LineItems {
 		units[l.SKU] = int64(l.Quantity)
-		if strings.HasPrefix(l.SKU, oncePrefix) {
-			v.removable = append(v.removable, l)
-		}
 	}
 	for sku := range v.sights {
 		units[sku] += 0
@@ -194,6 +199,11 @@ func (z *client) shown(v *view, a answer) {
 			wrong = append(wrong, sku+": "+err.why)
 		default:
 			back = append(back, sku+": "+err.why)
+		}
+	}
+	for _, l := range a.cart.LineItems {
+		if strings.HasPrefix(l.SKU, oncePrefix) && v.sights[l.SKU].there() {
+			v.removable = append(v.removable, l)
 		}
 	}
 	if len(wrong) > 0 {
@@ -221,7 +231,8 @@ func (z *client) create(number int) *cart {
 		return nil
 	}
 	c := &cart{
-		number: number, id: a.cart.ID, token: a.token, context: a.context, owner: -1, lines: make(map[string]line),
+		number: number, id: a.cart.ID, token: a.token, context: a.context, owner: -1,
+		most: z.options.CartWrites, lines: make(map[string]line),
 		created: &write{
 			id: q.operation, client: z.number, kind: q.kind, took: span{began, time.Now()}, outcome: acknowledged,
 			durability: a.Durability,

@@ -17,7 +17,7 @@ import (
 	"cartd/api"
 )
 
-// maxAnswer caps what is read of an answer, in bytes: a cart of cartWrites writes stays far below.
+// maxAnswer caps what is read of an answer, in bytes: a cart of maxCartWrites writes stays far below.
 const maxAnswer = 4 << 20
 
 // request is what a client wants, whatever the number of attempts.
@@ -169,8 +169,8 @@ func (a *answer) judge(q request, response *http.Response) {
 		a.happened = name != contextUnavailable && name != "cart-unavailable"
 	case later && response.StatusCode == http.StatusTooManyRequests:
 		a.Outcome, a.Problem = Refused, name
-	case name == "line-item-not-found" && q.kind == remove:
-		a.nothing = true
+	case name == lineNotFound && q.kind == remove:
+		a.nothing, a.Problem = true, name
 	case name == cartNotFound && q.context == "":
 		a.Outcome, a.Problem = Refused, name // this node has not heard of it
 	default:
@@ -178,10 +178,11 @@ func (a *answer) judge(q request, response *http.Response) {
 	}
 }
 
-// Problems that clients do something about.
+// Problems that clients can do something about.
 const (
 	contextUnavailable = "context-unavailable"
 	cartNotFound       = "cart-not-found"
+	lineNotFound       = "line-item-not-found"
 )
 
 // held is what Cart-Durability says: one node alone never acknowledges.

@@ -18,9 +18,11 @@ const (
 	// DefaultPatience is how long an operation is repeated.
 	DefaultPatience = 30 * time.Second
 
-	// cartWrites is after how many writes another cart takes the place of one: before it is at any of the limits
-	// of a cart, as 5,000 keys, 1,000 lines or 9,999 units.
-	cartWrites = 1000
+	// DefaultCartWrites is how many writes a cart gets: it has up to a hundred lines then.
+	DefaultCartWrites = 400
+
+	// maxCartWrites keeps a cart below its limits: 5,000 keys, 1,000 lines, 9,999 units of a line.
+	maxCartWrites = 1000
 	// ownedCarts is of how many carts one is a client's own, which clears it now and then.
 	ownedCarts = 6
 	// maxFindings is how many findings are told in words.
@@ -45,6 +47,9 @@ type Options struct {
 	// FollowReady sends requests only to nodes whose GET /readyz on the public listener said 200 at the last
 	// poll (each 100 ms), as a load balancer would. While none is ready the clients wait.
 	FollowReady bool
+	// CartWrites is after how many writes a new cart takes the place of one, under the same number: 1 to 1,000;
+	// 0 is DefaultCartWrites.
+	CartWrites int
 	// Durability of the writes to a cart: "", or "database" (the Cart-Durability header). Nil asks for nothing.
 	Durability func(cart int) string
 	// Observe is told of every attempt, from the goroutine that made it: at once by several. May be nil.
@@ -140,6 +145,12 @@ type Run struct {
 func Start(ctx context.Context, o Options) (*Run, error) {
 	if len(o.Nodes) == 0 || o.Carts < 1 || o.Clients < 1 {
 		return nil, errors.New("workload: nodes, carts and clients are needed")
+	}
+	if o.CartWrites == 0 {
+		o.CartWrites = DefaultCartWrites
+	}
+	if o.CartWrites < 1 || o.CartWrites > maxCartWrites {
+		return nil, fmt.Errorf("workload: a cart gets 1 to %d writes", maxCartWrites)
 	}
 	if o.Timeout == 0 {
 		o.Timeout = DefaultTimeout
