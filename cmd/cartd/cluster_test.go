@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -17,9 +18,10 @@ import (
 
 	"cartd/gossip"
 	"cartd/internal/pgtest"
+	"cartd/internal/workload"
 )
 
-var clusterSeed = flag.Uint64("cluster.seed", 0, "seed of the shoppers of TestCluster; 0 draws one")
+var clusterSeed = flag.Uint64("cluster.seed", 0, "seed of the clients of TestCluster; 0 draws one")
 
 // cluster is the nodes of a region, each a process, on one database.
 type cluster struct {
@@ -136,7 +138,21 @@ func same(a, b answer) bool {
 	return a.status == http.StatusOK && b.status == http.StatusOK && a.header.Get("ETag") == b.header.Get("ETag") && string(a.body) == string(b.body)
 }
 
-// TestCluster: shoppers go from node to node while one is killed and replaced, the database is killed and
+// startWorkload sends clients to the nodes, wherever these are.
+func startWorkload(c *cluster, o workload.Options) *workload.Run {
+	c.t.Helper()
+	for i := range c.nodes {
+		o.Nodes = append(o.Nodes, workload.Node{Name: fmt.Sprint("node ", i), API: func() string { return c.node(i).api }})
+	}
+	r, err := workload.Start(c.t.Context(), o)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(r.Stop)
+	return r
+}
+
+// TestCluster: clients go from node to node while one is killed and replaced, the database is killed and
 // started again, and a node is stopped and replaced. No write that was acknowledged is lost, none is counted
 // twice, and in the end all nodes show the same, and so does one that has it from the database alone.
 func TestCluster(t *testing.T) {
@@ -149,24 +165,17 @@ func TestCluster(t *testing.T) {
 	t.Logf("-cluster.seed=%d", seed)
 	server := pgtest.Start(t)
 	c := newCluster(t, 3, server.URL)
-	const carts, clients = 36, 12
-	var ledgers []*ledger
-	for i := range carts {
-		a := c.node(i%3).must("POST", "/v1/carts", `{"currency":"EUR"}`)
-		if a.status != http.StatusCreated {
-			t.Fatalf("create: %d %s", a.status, a.body)
-		}
-		ledgers = append(ledgers, newLedger("/v1/carts/"+a.cart.ID))
-	}
-	s := startShoppers(c, clients, ledgers, seed)
+	r := startWorkload(c, workload.Options{Carts: 36, Clients: 12, Rest: 12 * time.Millisecond, Seed: seed})
 	// more returns when so many more operations were acknowledged and reads answered, and so much time is over.
 	more := func(what string, operations, reads int64, least time.Duration) {
 		t.Helper()
-		began, acked, read := time.Now(), s.acked.Load(), s.reads.Load()
+		began, before := time.Now(), r.Totals()
 		await(t, what, func() bool {
-			return s.acked.Load() >= acked+operations && s.reads.Load() >= read+reads && time.Since(began) >= least
+			z := r.Totals()
+			return z.Acknowledged >= before.Acknowledged+operations && z.Reads >= before.Reads+reads && time.Since(began) >= least
 		})
-		t.Logf("%s: %d in %.1f s; so far %v", what, s.acked.Load()-acked, time.Since(began).Seconds(), s)
+		z := r.Totals()
+		t.Logf("%s: %d in %.1f s; so far %v", what, z.Acknowledged-before.Acknowledged, time.Since(began).Seconds(), z)
 	}
 
 	more("writes and reads at three nodes", 500, 100, 0)
@@ -176,13 +185,13 @@ func TestCluster(t *testing.T) {
 	more("one was replaced", 500, 100, 0)
 
 	server.Kill(t)
-	before := s.inPeers.Load()
+	before := r.Totals().ByPeers
 	more("the database was killed", 500, 100, 3*time.Second)
 	c.node(0).kill()
 	more("and one of the three nodes", 500, 100, 0)
 	c.replace(0)
 	more("the node was replaced", 300, 60, 0)
-	if n := s.inPeers.Load() - before; n < 500 {
+	if n := r.Totals().ByPeers - before; n < 500 {
 		t.Errorf("without the database nodes took %d writes", n)
 	}
 	if z := c.node(1).status(); z.Store.Reachable {
@@ -199,20 +208,23 @@ func TestCluster(t *testing.T) {
 	c.replace(2)
 	more("and replaced", 300, 60, 0)
 
-	s.wait()
-	quiet := time.Now()
-	last := make(map[string]answer, carts)
-	for _, l := range ledgers {
-		last[l.path] = c.everywhere(l.path, quiet.Add(5*time.Second))
+	r.Stop()
+	within, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	verdict, totals := r.Audit(within), r.Totals()
+	t.Logf("%v; in all: %v", verdict, totals)
+	for _, finding := range verdict.Findings {
+		t.Error(finding)
 	}
-	t.Logf("the same everywhere within %.2f s; in all: %v", time.Since(quiet).Seconds(), s)
-	for _, l := range ledgers {
-		for _, wrong := range s.audit(l, last[l.path].cart.LineItems) {
-			t.Error(wrong)
-		}
+	if !verdict.OK() {
+		t.Error(verdict)
 	}
-	for _, complaint := range s.complaints() {
-		t.Error(complaint)
+	if n := totals.Retries["timeout"]; n > 0 {
+		t.Errorf("%d requests had no answer for %v", n, workload.DefaultTimeout)
+	}
+	last := make(map[string]answer)
+	for _, path := range r.Carts() {
+		last[path] = c.node(0).must("GET", path, "")
 	}
 
 	// All are stopped at once, so none can count on another one to save what the database lacks.

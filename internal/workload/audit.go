@@ -114,7 +114,7 @@ func (r *Run) inspect(ctx context.Context, all []*inspection) {
 			var shown []answer
 			for node := range r.options.Nodes {
 				shown = append(shown, r.send(ctx, request{
-					kind: "read", method: http.MethodGet, path: "/v1/carts/" + i.cart.id, cart: i.cart, number: i.cart.number,
+					kind: "read", method: http.MethodGet, path: i.cart.path(), cart: i.cart, number: i.cart.number,
 				}, -1, node))
 			}
 			if ctx.Err() == nil || i.shown == nil {

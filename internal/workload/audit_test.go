@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"maps"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -108,18 +109,20 @@ func TestAuditCounts(t *testing.T) {
 			want: Verdict{Doubled: 1}, atRisk: Verdict{Doubled: 1},
 		},
 	}
+	f := newFakeRegion(t, 2)
+	began := time.Now()
+	r := start(t, f.options(seed(t)))
+	work(t, r, 800)
+	if v := audit(t, r); !v.OK() {
+		t.Fatalf("before: %v\n%s", v, strings.Join(v.Findings, "\n"))
+	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			s := seed(t)
-			began := time.Now()
-			f := newFakeRegion(t, 2)
-			r := start(t, f.options(s))
-			work(t, r, 500)
-			if v := audit(t, r); !v.OK() {
-				t.Fatalf("before: %v\n%s", v, strings.Join(v.Findings, "\n"))
-			}
 			f.mu.Lock()
+			before := make(map[string]map[string]int)
+			for id, c := range f.carts {
+				before[id] = maps.Clone(c.lines)
+			}
 			test.spoil(f, func(prefix string, ok func(c *cart, l line, sku string) bool) (*cart, string) {
 				for _, c := range r.all {
 					for sku, l := range c.lines {
@@ -128,6 +131,7 @@ func TestAuditCounts(t *testing.T) {
 						}
 					}
 				}
+				f.mu.Unlock()
 				t.Fatal("there is no such line to spoil")
 				return nil, ""
 			})
@@ -148,6 +152,11 @@ func TestAuditCounts(t *testing.T) {
 			check(test.want)
 			r.AtRisk(began, time.Now())
 			check(test.atRisk)
+
+			r.risks.windows = nil
+			for id, lines := range before {
+				f.carts[id].lines = lines
+			}
 		})
 	}
 }
@@ -163,7 +172,7 @@ func TestAuditDatabase(t *testing.T) {
 	f := newFakeRegion(t, 2)
 	began := time.Now()
 	o := f.options(seed(t))
-	o.Carts = 2
+	o.Carts, o.CartWrites = 2, 1000
 	o.Durability = func(cart int) string { return []string{"", "database"}[cart] }
 	r := start(t, o)
 	work(t, r, 300)

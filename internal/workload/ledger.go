@@ -73,6 +73,8 @@ type cart struct {
 	full   bool // another one shall take its place
 }
 
+func (c *cart) path() string { return "/v1/carts/" + c.id }
+
 // line is the ledger of one line. Its methods are called under the cart's lock.
 type line interface {
 	// asked is told of a change before its first request is sent.

@@ -157,7 +157,7 @@ func (z *client) read(v *view) {
 
 // request completes a request about the cart.
 func (v *view) request(q request) request {
-	q.path = "/v1/carts/" + v.cart.id + q.path
+	q.path = v.cart.path() + q.path
 	q.cart, q.number, q.context = v.cart, v.cart.number, v.context
 	return q
 }

@@ -195,6 +195,17 @@ func (r *Run) Stop() {
 	r.http.CloseIdleConnections()
 }
 
+// Carts returns the paths of all carts so far, as /v1/carts/ID.
+func (r *Run) Carts() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var paths []string
+	for _, c := range r.all {
+		paths = append(paths, c.path())
+	}
+	return paths
+}
+
 // cart returns the cart of a number.
 func (r *Run) cart(number int) *cart {
 	r.mu.Lock()

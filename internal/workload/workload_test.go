@@ -212,13 +212,13 @@ func TestWrongRegions(t *testing.T) {
 			}
 		}, found: func(v Verdict) bool { return v.Resurfaced > 0 && v.Sessions > 0 && v.Lost+v.Doubled == 0 }},
 		{name: "a node shows what was, behind a context", spoil: func(f *fakeRegion, _ uint64) {
-			behind := nth(10)
+			behind := nth(3)
 			f.respond = func(node int, w http.ResponseWriter, q *http.Request) bool {
 				c := f.carts[strings.TrimPrefix(q.URL.Path, "/v1/carts/")]
 				if c == nil || q.Header.Get("Cart-Context") == "" || node != 1 || !behind() {
 					return false
 				}
-				version := max(0, c.version-5)
+				version := max(0, c.version-30)
 				w.Header().Set("Cart-Context", c.contexts[version])
 				w.Header().Set("ETag", `"old"`)
 				fakeJSON(w, fakeLines(c.id, c.versions[version]))
@@ -277,7 +277,7 @@ func TestWrongRegions(t *testing.T) {
 			f := newFakeRegion(t, 3)
 			test.spoil(f, s)
 			r := start(t, f.options(s))
-			work(t, r, 800)
+			work(t, r, 600)
 			v := auditWithin(t, r, cmp.Or(test.within, 20*time.Second))
 			if !test.found(v) || v.OK() {
 				t.Errorf("not caught under its name: %v\n%s", v, strings.Join(v.Findings, "\n"))
@@ -439,7 +439,7 @@ func TestEveryAttemptIsSeen(t *testing.T) {
 		}
 	}
 	r := start(t, o)
-	work(t, r, 500)
+	work(t, r, 300)
 	if z := r.Totals(); z.Attempts != arrived.Load() || unknown.Load() != aborted.Load() || unknown.Load() == 0 {
 		t.Errorf("%d attempts, %d of them without an answer; %d arrived, %d were not answered", z.Attempts, unknown.Load(), arrived.Load(), aborted.Load())
 	}
