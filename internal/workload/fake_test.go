@@ -55,6 +55,7 @@ const (
 	cut               // it is executed, and the answer does not arrive
 	notDurable        // it is executed, and refused
 	unavailable       // it is refused
+	late              // it is executed after some others, if nobody has repeated it, and the answer does not arrive
 )
 
 type fakeCart struct {
@@ -64,6 +65,7 @@ type fakeCart struct {
 	keys     map[string]bool
 	versions []map[string]int // what it showed, by version
 	contexts []string         // by version; none is used again
+	late     []func()         // commands that are on their way
 }
 
 func newFakeRegion(t testing.TB, nodes int) *fakeRegion {
@@ -89,7 +91,7 @@ func (f *fakeRegion) options(seed uint64) Options {
 // randomFaults lets one in ten requests fail somehow.
 func randomFaults(seed uint64) func(*http.Request) fault {
 	random := rand.New(rand.NewPCG(seed, 0))
-	return func(*http.Request) fault { return fault(max(0, random.IntN(40)-35)) }
+	return func(*http.Request) fault { return fault(max(0, random.IntN(40)-34)) }
 }
 
 func (f *fakeRegion) serve(node int, w http.ResponseWriter, q *http.Request) {
@@ -120,6 +122,9 @@ func (f *fakeRegion) serve(node int, w http.ResponseWriter, q *http.Request) {
 		return
 	case cut, notDurable:
 		answer = httptest.NewRecorder()
+	case late:
+		f.delay(q)
+		panic(http.ErrAbortHandler)
 	}
 	f.answer(node, answer, q)
 	switch z {
@@ -128,6 +133,38 @@ func (f *fakeRegion) serve(node int, w http.ResponseWriter, q *http.Request) {
 	case notDurable:
 		fakeProblem(w, http.StatusServiceUnavailable, "not-durable")
 	}
+}
+
+// delay executes a command on a cart after the next three. What it removes then is what was there now.
+func (f *fakeRegion) delay(q *http.Request) {
+	id, what, _ := strings.Cut(strings.TrimPrefix(q.URL.Path, "/v1/carts/"), "/")
+	c := f.carts[id]
+	if c == nil || q.Method == http.MethodGet {
+		return
+	}
+	body, err := io.ReadAll(q.Body)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	key, before, left := q.Header.Get("Idempotency-Key"), maps.Clone(c.lines), 3
+	var command func()
+	command = func() {
+		if left--; left > 0 {
+			c.late = append(c.late, command)
+			return
+		}
+		now := maps.Clone(c.lines)
+		if c.keys[key] || !c.execute(q.Method, what, body) {
+			return
+		}
+		c.keys[key] = true
+		for sku, n := range now {
+			if c.lines[sku] == 0 && before[sku] != n {
+				c.lines[sku] = n
+			}
+		}
+	}
+	c.late = append(c.late, command)
 }
 
 func (f *fakeRegion) answer(node int, w http.ResponseWriter, q *http.Request) {
@@ -166,7 +203,11 @@ func (f *fakeRegion) answer(node int, w http.ResponseWriter, q *http.Request) {
 	if c.keys[key] && (f.twice == nil || !f.twice()) {
 		w.Header().Set("Idempotent-Replayed", "true")
 	} else {
-		if !c.execute(q, parts[1]) {
+		body, err := io.ReadAll(q.Body)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		if !c.execute(q.Method, parts[1], body) {
 			fakeProblem(w, http.StatusNotFound, "line-item-not-found")
 			return
 		}
@@ -193,17 +234,13 @@ func heldBy(q *http.Request) string {
 }
 
 // execute executes a command, and reports whether the line was there that it needs.
-func (c *fakeCart) execute(q *http.Request, what string) bool {
-	body, err := io.ReadAll(q.Body)
-	if err != nil {
-		panic(http.ErrAbortHandler)
-	}
+func (c *fakeCart) execute(method, what string, body []byte) bool {
 	var item api.LineItemAdd
 	var batch api.OperationBatch
 	switch {
-	case q.Method == http.MethodPost && what == "line-items" && json.Unmarshal(body, &item) == nil:
+	case method == http.MethodPost && what == "line-items" && json.Unmarshal(body, &item) == nil:
 		c.lines[item.SKU] += *item.Quantity
-	case q.Method == http.MethodPost && what == "operations" && json.Unmarshal(body, &batch) == nil:
+	case method == http.MethodPost && what == "operations" && json.Unmarshal(body, &batch) == nil:
 		for _, o := range batch.Operations {
 			switch o.Type {
 			case api.OperationTypeAdd:
@@ -214,9 +251,9 @@ func (c *fakeCart) execute(q *http.Request, what string) bool {
 				delete(c.lines, *o.SKU)
 			}
 		}
-	case q.Method == http.MethodDelete && what == "line-items":
+	case method == http.MethodDelete && what == "line-items":
 		clear(c.lines)
-	case q.Method == http.MethodDelete:
+	case method == http.MethodDelete:
 		sku := strings.TrimPrefix(what, "line-items/id of ")
 		if c.lines[sku] == 0 {
 			return false
@@ -233,6 +270,12 @@ func (c *fakeCart) commit() {
 	c.version++
 	c.versions = append(c.versions, maps.Clone(c.lines))
 	c.contexts = append(c.contexts, newContext(c.id))
+	if due := c.late; len(due) > 0 {
+		c.late = nil
+		for _, command := range due {
+			command()
+		}
+	}
 }
 
 // lose makes the cart what it was some versions ago.

@@ -123,9 +123,6 @@ func (c *cart) settle(w *write, z outcome, a answer) {
 	if z == acknowledged {
 		w.durability, w.replayed = a.Durability, a.replayed
 	}
-	if z == open && c.owner >= 0 {
-		c.full = true // what its owner has seen of it is not certain any more
-	}
 }
 
 func (c *cart) retire() {

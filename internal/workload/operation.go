@@ -162,11 +162,10 @@ func (v *view) request(q request) request {
 	return q
 }
 
-// forget makes the client go on without what it has seen of a cart, as no node has that. What it knows of the line
-// that is its alone may not be so any more, so it takes another one.
+// forget makes the client go on without what it has seen of a cart, as no node has that. Its own line may have been
+// written behind its back then, as far as it knows, so it takes another one.
 func (z *client) forget(v *view) {
-	if v.context == "" || v.cart.owner >= 0 {
-		// It was the cart itself that no node had, or nobody else can tell what is left of it.
+	if v.context == "" { // it is the cart that no node has
 		v.cart.retire()
 		return
 	}

@@ -96,6 +96,7 @@ func TestRightRegion(t *testing.T) {
 	kinds := make(map[string]int)
 	var mu sync.Mutex
 	o := f.options(s)
+	o.Carts = 18 // of which three are a client's own
 	o.Observe = func(a Attempt) {
 		observed.Add(1)
 		mu.Lock()
@@ -404,6 +405,41 @@ func TestForgotten(t *testing.T) {
 	r.AtRisk(began, spoiled.Add(time.Second))
 	if v := auditWithin(t, r, 3*time.Second); !v.OK() || v.AtRiskLost == 0 {
 		t.Errorf("all of it was at risk: %v\n%s", v, strings.Join(v.Findings, "\n"))
+	}
+}
+
+// TestLaggingRegion: who goes on without a context may be shown what was, and that is nothing to complain about.
+func TestLaggingRegion(t *testing.T) {
+	t.Parallel()
+	f := newFakeRegion(t, 2)
+	o := f.options(seed(t))
+	o.Carts, o.CartWrites, o.Patience = 2, 1000, 3*time.Second
+	r := start(t, o)
+	await(t, "there is work", func() bool { return r.Totals().Acknowledged > 150 })
+	f.mu.Lock()
+	f.respond = func(_ int, w http.ResponseWriter, q *http.Request) bool {
+		c := f.carts["cart-0"]
+		switch {
+		case !strings.HasPrefix(q.URL.Path, "/v1/carts/cart-0"):
+			return false
+		case q.Header.Get("Cart-Context") != "":
+			fakeProblem(w, http.StatusServiceUnavailable, "context-unavailable")
+		default:
+			version := max(0, c.version-50)
+			w.Header().Set("Cart-Context", c.contexts[version])
+			w.Header().Set("ETag", `"old"`)
+			fakeJSON(w, fakeLines(c.id, c.versions[version]))
+		}
+		return true
+	}
+	f.mu.Unlock()
+	await(t, "every client has dropped its context", func() bool { return r.Totals().Dropped >= int64(o.Clients) })
+	f.mu.Lock()
+	f.respond = nil
+	f.mu.Unlock()
+	work(t, r, 200)
+	if v := audit(t, r); !v.OK() {
+		t.Errorf("%v\n%s", v, strings.Join(v.Findings, "\n"))
 	}
 }
 
