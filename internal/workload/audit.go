@@ -193,7 +193,7 @@ func (r *Run) WriteLedger(w io.Writer) error {
 	r.mu.Unlock()
 	var entries []entry
 	for _, c := range carts {
-		entries = append(entries, c.entries()...)
+		entries = append(entries, c.entries(r.began)...)
 	}
 	slices.SortStableFunc(entries, func(a, b entry) int { return a.Time.Compare(b.Time) })
 	lines := json.NewEncoder(w)
@@ -205,19 +205,20 @@ func (r *Run) WriteLedger(w io.Writer) error {
 	return nil
 }
 
-func (c *cart) entries() []entry {
+// entries returns the ledger of a cart. Times count from when the run began, whatever becomes of the wall clock.
+func (c *cart) entries(began time.Time) []entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var entries []entry
 	for _, w := range append([]*write{c.created}, c.writes...) {
-		e := entry{Time: w.took.from, Type: "invoke", Operation: w.id, Client: w.client, Cart: c.id, Kind: w.kind}
+		e := entry{Time: began.Add(w.took.from.Sub(began)), Type: "invoke", Operation: w.id, Client: w.client, Cart: c.id, Kind: w.kind}
 		end := e
 		e.Changes = w.changes
 		entries = append(entries, e)
 		if w.took.to.IsZero() {
 			continue // it is not settled
 		}
-		end.Time, end.Durability, end.Replayed = w.took.to, w.durability, w.replayed
+		end.Time, end.Durability, end.Replayed = began.Add(w.took.to.Sub(began)), w.durability, w.replayed
 		end.Type = map[outcome]string{open: "unknown", failed: "fail", acknowledged: "ok"}[w.outcome]
 		entries = append(entries, end)
 	}

@@ -343,3 +343,21 @@ func TestJudge(t *testing.T) {
 		}
 	}
 }
+
+// TestNothingToRemove: a removal that finds nothing proves that another one has happened, and is a lie without one.
+func TestNothingToRemove(t *testing.T) {
+	t.Parallel()
+	added, unknown, mine := &write{outcome: acknowledged}, new(write), &write{outcome: failed}
+	during := span{time.Now(), time.Now()}
+	l := &once{added: added, units: 3, removals: []*write{mine}}
+	if l.missing(mine, during) == nil {
+		t.Error("nobody has removed it")
+	}
+	l.removals = append(l.removals, unknown)
+	if err := l.missing(mine, during); err != nil {
+		t.Error(err.why)
+	}
+	if j := l.judge(3, new(risks)); j.resurfaced != 1 {
+		t.Errorf("it was gone, and is back: %+v", j)
+	}
+}

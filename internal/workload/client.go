@@ -119,7 +119,7 @@ func (z *client) act(v *view) {
 		z.commands(v, "batch", shared(), z.set(v))
 	case n < 16 && len(v.removable) > 0:
 		z.remove(v)
-	case n == 16 && v.cart.owner >= 0 && v.context != "": // without it more than it was shown would go
+	case n == 16 && v.cart.owner >= 0:
 		z.clear(v)
 	default:
 		z.read(v)

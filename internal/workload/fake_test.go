@@ -135,7 +135,7 @@ func (f *fakeRegion) serve(node int, w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-// delay executes a command on a cart after the next three. What it removes then is what was there now.
+// delay executes a command on a cart after the next twenty. What it removes then is what was there now.
 func (f *fakeRegion) delay(q *http.Request) {
 	id, what, _ := strings.Cut(strings.TrimPrefix(q.URL.Path, "/v1/carts/"), "/")
 	c := f.carts[id]
@@ -146,7 +146,7 @@ func (f *fakeRegion) delay(q *http.Request) {
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
-	key, before, left := q.Header.Get("Idempotency-Key"), maps.Clone(c.lines), 3
+	key, before, left := q.Header.Get("Idempotency-Key"), maps.Clone(c.lines), 20
 	var command func()
 	command = func() {
 		if left--; left > 0 {

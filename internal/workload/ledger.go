@@ -123,6 +123,9 @@ func (c *cart) settle(w *write, z outcome, a answer) {
 	if z == acknowledged {
 		w.durability, w.replayed = a.Durability, a.replayed
 	}
+	if z == open && c.owner >= 0 {
+		c.full = true // what a later clear has seen would not be certain
+	}
 }
 
 func (c *cart) retire() {

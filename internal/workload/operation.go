@@ -165,8 +165,8 @@ func (v *view) request(q request) request {
 // forget makes the client go on without what it has seen of a cart, as no node has that. Its own line may have been
 // written behind its back then, as far as it knows, so it takes another one.
 func (z *client) forget(v *view) {
-	if v.context == "" { // it is the cart that no node has
-		v.cart.retire()
+	if v.context == "" || v.cart.owner >= 0 {
+		v.cart.retire() // no node has it, or what a clear has seen would not be certain
 		return
 	}
 	z.counted(func(t *Totals) { t.Dropped++ })

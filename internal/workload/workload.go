@@ -69,7 +69,8 @@ type Outcome int
 const (
 	// OK is an answer that settles the operation: 2xx, or 404 for a line that somebody else has removed.
 	OK Outcome = iota
-	// Refused is a problem with Retry-After, 503 or 429.
+	// Refused is a problem with Retry-After, 503 or 429; or a cart that the node does not know, asked for without a
+	// Cart-Context.
 	Refused
 	// Unknown is no answer: the connection was refused or reset, or the time was up.
 	Unknown
@@ -82,12 +83,14 @@ type Attempt struct {
 	Client     int    // -1 is Start
 	Cart, Node int    // as numbered by Options
 	Operation  uint64 // the attempts of one operation share it, and its Idempotency-Key
-	Kind       string // add, set, remove, clear, batch, read, create
+	Kind       string // one of add, set, remove, clear, batch, read, create
 	Began      time.Time
 	Took       time.Duration
 	Outcome    Outcome
-	Connected  bool   // whether there was a connection: false for a refused one
-	Problem    string // the type of the problem without /problems/, or the error; empty when OK
+	Connected  bool // whether there was a connection: false for a refused one
+	// Problem is the type of the problem without /problems/ or, without an answer, "connection refused", "no connection",
+	// "no answer" or "timeout", or what is wrong. When OK it is empty, or line-item-not-found.
+	Problem    string
 	Durability string // of an acknowledged write: "peers=2", "database"
 }
 
@@ -98,7 +101,7 @@ type Totals struct {
 	ByPeers      int64            // of these, by peers alone
 	ByDatabase   int64            // of these, by the database
 	Replays      int64            // of these, answered as executed by an earlier attempt
-	Failed       int64            // writes that certainly did not happen, and were given up
+	Failed       int64            // writes that certainly did not happen: given up, or removals that found nothing
 	Unknown      int64            // writes that were given up, and may have happened
 	Reads        int64            // reads that were answered
 	Created      int64            // carts
@@ -107,7 +110,7 @@ type Totals struct {
 	Dropped      int64            // times that a client went on without its Cart-Context
 	Sessions     int64            // see Verdict
 	Wrong        int64            // see Verdict
-	Retries      map[string]int64 // attempts that settled nothing, by problem; "timeout", "refused", "reset" without an answer
+	Retries      map[string]int64 // attempts that settled nothing, by Attempt.Problem
 }
 
 // String is for logs.
@@ -121,6 +124,7 @@ func (t Totals) String() string {
 // Run is clients at work. Its methods may be called by any number of goroutines.
 type Run struct {
 	options    Options
+	began      time.Time
 	http       *http.Client
 	ready      readiness
 	operations atomic.Uint64   // numbers given out
@@ -158,7 +162,7 @@ func Start(ctx context.Context, o Options) (*Run, error) {
 	if o.Patience == 0 {
 		o.Patience = DefaultPatience
 	}
-	r := &Run{options: o, http: newHTTPClient(o), carts: make([]*cart, o.Carts)}
+	r := &Run{options: o, began: time.Now(), http: newHTTPClient(o), carts: make([]*cart, o.Carts)}
 	r.totals.Retries = make(map[string]int64)
 	r.running, r.end = context.WithCancel(ctx)
 	r.stopping, r.stop = context.WithCancel(r.running)

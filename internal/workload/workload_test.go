@@ -234,6 +234,18 @@ func TestWrongRegions(t *testing.T) {
 				}
 			}
 		}, found: func(v Verdict) bool { return v.Unequal > 0 && v.Lost+v.Doubled+v.Resurfaced == 0 }, within: time.Second},
+		{name: "the ETag is another one at one node", spoil: func(f *fakeRegion, _ uint64) {
+			f.respond = func(node int, w http.ResponseWriter, q *http.Request) bool {
+				c := f.carts[strings.TrimPrefix(q.URL.Path, "/v1/carts/")]
+				if c == nil || node != 2 || q.Header.Get("Cart-Context") != "" {
+					return false
+				}
+				c.headers(w)
+				w.Header().Set("ETag", `"other"`)
+				fakeJSON(w, f.cart(node, c))
+				return true
+			}
+		}, found: func(v Verdict) bool { return v.Unequal > 0 && v.Sessions+v.Wrong == 0 }, within: time.Second},
 		{name: "a line shows as two", spoil: func(f *fakeRegion, _ uint64) {
 			double := nth(100)
 			f.show = func(_ int, _ *fakeCart, z *api.Cart) {
@@ -253,7 +265,7 @@ func TestWrongRegions(t *testing.T) {
 				w.Header().Set("Cart-Context", "x")
 				w.Header().Set("ETag", `"x"`)
 				w.Header().Set("Cart-Durability", "database")
-				fmt.Fprint(w, body)
+				w.Write([]byte(body))
 				return true
 			}
 		}, found: func(v Verdict) bool { return v.Wrong > 0 }, alone: true})
@@ -290,6 +302,57 @@ func TestWrongRegions(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestLateCommands: a write that was given up may still happen when its client has gone on.
+func TestLateCommands(t *testing.T) {
+	t.Parallel()
+	s := seed(t)
+	f := newFakeRegion(t, 2)
+	random := rand.New(rand.NewPCG(s, 1))
+	f.fault = func(*http.Request) fault {
+		if random.IntN(3) == 0 {
+			return late
+		}
+		return none
+	}
+	o := f.options(s)
+	o.Carts, o.CartWrites = 6, 300 // of which one is a client's own
+	r := start(t, o)
+	work(t, r, 1500)
+	if v := audit(t, r); !v.OK() {
+		t.Errorf("%v\n%s", v, strings.Join(v.Findings, "\n"))
+	}
+}
+
+// TestUnknownAssignment: after one the client leaves its line to itself, as it may still come into effect; and a cart
+// of its own wholly, as a clear might not have seen it.
+func TestUnknownAssignment(t *testing.T) {
+	t.Parallel()
+	f := newFakeRegion(t, 1)
+	o := f.options(seed(t))
+	o.Rest = time.Hour // the test is the client
+	r := start(t, o)
+	z := r.newClient(0)
+	for _, c := range []*cart{r.cart(0), r.cart(ownedCarts - 1)} {
+		v := newView(c)
+		z.commands(v, set, z.set(v))
+		f.mu.Lock()
+		f.fault = func(*http.Request) fault { return cut }
+		f.mu.Unlock()
+		z.write(v, request{kind: add, method: http.MethodPost, path: "/line-items", body: `{"sku":"SHARED-0","quantity":1}`}, true,
+			change{add, sharedPrefix + "0", 1})
+		if v.own != 0 {
+			t.Errorf("cart %d: another line after an add", c.number)
+		}
+		z.write(v, request{kind: set, method: http.MethodPost, path: "/operations", body: `{"operations":[]}`}, true, z.set(v))
+		f.mu.Lock()
+		f.fault = nil
+		f.mu.Unlock()
+		if v.own != 1 || c.isFull() != (c.owner == 0) {
+			t.Errorf("cart %d, of client %d: own line %d, full %t", c.number, c.owner, v.own, c.isFull())
+		}
 	}
 }
 
