@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// Pause has the server hang until Resume: it is there, and does nothing.
-func (s *Server) Pause(tb testing.TB) {
+// Pause has the server hang until Resume: it is there, and does nothing. It returns the ids of its processes.
+func (s *Server) Pause(tb testing.TB) []int {
 	tb.Helper()
 	pids, err := s.processes()
 	if s.paused = pids; err == nil {
@@ -20,6 +20,7 @@ func (s *Server) Pause(tb testing.TB) {
 	if err != nil {
 		tb.Fatal(errors.Join(err, s.resume()))
 	}
+	return pids
 }
 
 // Resume lets a server go on.

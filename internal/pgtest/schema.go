@@ -35,7 +35,7 @@ var _ TB = testing.TB(nil)
 func New(tb TB) string {
 	tb.Helper()
 	server, err := serverURL()
-	if errors.Is(err, errNoBinaries) {
+	if errors.Is(err, ErrNoBinaries) {
 		tb.Skip(err)
 	}
 	if err != nil {
@@ -67,7 +67,7 @@ func serverURL() (string, error) {
 	shared.mu.Lock()
 	defer shared.mu.Unlock()
 	if shared.server == nil && shared.err == nil {
-		shared.server, shared.err = create(nil)
+		shared.server, shared.err = create(Options{})
 	}
 	if shared.err != nil {
 		return "", shared.err

@@ -1,6 +1,7 @@
 package pgtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -15,8 +17,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// errNoBinaries says that there is nothing to start a server from.
-var errNoBinaries = errors.New("no PostgreSQL here: install the package postgresql, or set DATABASE_URL")
+// ErrNoBinaries says that there is nothing to start a server from.
+var ErrNoBinaries = errors.New("no PostgreSQL here: install the package postgresql, or set DATABASE_URL")
 
 // patience bounds every wait for a server.
 const patience = 60 * time.Second
@@ -27,11 +29,31 @@ type Server struct {
 	URL string
 
 	bin, dir string
-	settings []string
+	options  Options
 	attr     *syscall.SysProcAttr
 	cmd      *exec.Cmd // nil while it is not running
 	paused   []int     // the processes that Pause stopped
 }
+
+// Options say where and how a server runs.
+type Options struct {
+	// Settings like "fsync=off", beside the defaults.
+	Settings []string
+	// Dir is a folder for all its files, which is made; none: a temporary one. It is removed with the server.
+	Dir string
+	// Log is the file that the server's output is added to; none: one in Dir.
+	Log string
+	// Data is a folder that Init made, whose content the server starts with; none: it is made anew.
+	Data string
+	// Namespace is the network namespace to run in, by the name that ip-netns(8) gave it; none: that of
+	// the test. It needs Linux and root.
+	Namespace string
+	// Address is an IP address to listen on, at Port, for everyone of its network; none: only a Unix socket.
+	Address string
+}
+
+// Port is where a server listens that was given an address.
+const Port = 5432
 
 // Pid returns the id of the process that started the server's others, while it runs.
 func (s *Server) Pid() int { return s.cmd.Process.Pid }
@@ -39,8 +61,14 @@ func (s *Server) Pid() int { return s.cmd.Process.Pid }
 // Start starts a server for a test, with settings like "fsync=off" beside the defaults.
 func Start(tb testing.TB, settings ...string) *Server {
 	tb.Helper()
-	s, err := create(settings)
-	if errors.Is(err, errNoBinaries) {
+	return StartWith(tb, Options{Settings: settings})
+}
+
+// StartWith starts a server for a test.
+func StartWith(tb testing.TB, o Options) *Server {
+	tb.Helper()
+	s, err := create(o)
+	if errors.Is(err, ErrNoBinaries) {
 		tb.Skip(err)
 	}
 	if err != nil {
@@ -69,40 +97,86 @@ func binaries() (string, error) {
 			return dir, nil
 		}
 	}
-	return "", errNoBinaries
+	return "", ErrNoBinaries
 }
 
-func create(settings []string) (*Server, error) {
-	bin, err := binaries()
+// Init makes the files of a database, for Options.Data, in a folder that is made. Arguments are those of initdb,
+// like "--wal-segsize=1".
+func Init(dir string, args ...string) error {
+	s, err := place(Options{Dir: dir})
+	if err != nil {
+		return err
+	}
+	return s.init(dir, args...)
+}
+
+func create(o Options) (*Server, error) {
+	s, err := place(o)
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "pg") // the path of a socket has at most 107 bytes
-	if err != nil {
-		return nil, err
+	if err := s.fill(); err != nil {
+		return nil, errors.Join(err, s.remove())
 	}
-	s := &Server{
-		URL:      "postgres://cartd@/postgres?host=" + url.QueryEscape(dir),
-		bin:      bin,
-		dir:      dir,
-		settings: settings,
-	}
-	if err := s.init(); err != nil {
+	if err := s.start(); err != nil {
 		return nil, errors.Join(err, s.remove())
 	}
 	return s, nil
 }
 
-func (s *Server) init() (err error) {
+// place makes the folder of a server.
+func place(o Options) (s *Server, err error) {
+	s = &Server{options: o}
+	if s.bin, err = binaries(); err != nil {
+		return nil, err
+	}
+	if s.dir = o.Dir; s.dir == "" {
+		s.dir, err = os.MkdirTemp("", "pg") // the path of a socket has at most 107 bytes
+	} else {
+		err = os.Mkdir(s.dir, 0o700)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.URL = fmt.Sprintf("postgres://cartd@/postgres?host=%s&port=%d", url.QueryEscape(s.dir), Port)
 	if s.attr, err = runAs(s.dir); err != nil {
+		return nil, errors.Join(err, s.remove())
+	}
+	return s, nil
+}
+
+// fill makes the files of the database.
+func (s *Server) fill() error {
+	data := s.data()
+	if s.options.Data == "" {
+		if err := s.init(data); err != nil {
+			return err
+		}
+	} else if out, err := exec.Command("cp", "-a", s.options.Data, data).CombinedOutput(); err != nil {
+		return fmt.Errorf("copy %s: %w\n%s", s.options.Data, err, out)
+	}
+	if s.options.Address == "" {
+		return nil
+	}
+	hba, err := os.OpenFile(filepath.Join(data, "pg_hba.conf"), os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
 		return err
 	}
-	initdb := s.command("initdb", "-D", filepath.Join(s.dir, "data"), "-U", "cartd", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
-	if out, err := initdb.CombinedOutput(); err != nil {
+	_, err = hba.WriteString("host all all samenet trust\n")
+	return errors.Join(err, hba.Close())
+}
+
+func (s *Server) init(data string, args ...string) error {
+	args = append([]string{"-D", data, "-U", "cartd", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"}, args...)
+	if out, err := s.command("initdb", args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w\n%s", err, out)
 	}
-	return s.start()
+	return nil
 }
+
+func (s *Server) data() string { return filepath.Join(s.dir, "data") }
+
+func (s *Server) log() string { return cmp.Or(s.options.Log, filepath.Join(s.dir, "log")) }
 
 func (s *Server) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(s.bin, name), args...)
@@ -120,18 +194,18 @@ func (s *Server) Restart(tb testing.TB) {
 }
 
 func (s *Server) start() error {
-	args := []string{"-D", filepath.Join(s.dir, "data"), "-k", s.dir, "-c", "listen_addresses="}
-	for _, setting := range s.settings {
+	args := []string{"-D", s.data(), "-k", s.dir, "-p", strconv.Itoa(Port), "-c", "listen_addresses=" + s.options.Address}
+	for _, setting := range s.options.Settings {
 		args = append(args, "-c", setting)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for {
-		logs, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		logs, err := os.OpenFile(s.log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 		if err != nil {
 			return err
 		}
-		s.cmd = s.command("postgres", args...)
+		s.cmd = enter(s.options.Namespace, s.command("postgres", args...))
 		s.cmd.Stdout, s.cmd.Stderr = logs, logs // files: no goroutine has to copy
 		err = errors.Join(s.cmd.Start(), logs.Close())
 		if err != nil {
@@ -143,7 +217,7 @@ func (s *Server) start() error {
 			return nil
 		}
 		if !ended || ctx.Err() != nil {
-			out, _ := os.ReadFile(filepath.Join(s.dir, "log")) // for the message alone
+			out, _ := os.ReadFile(s.log()) // for the message alone
 			return fmt.Errorf("pgtest: the server does not start: %w\n%s", err, out)
 		}
 		// It ends where processes of a server that was killed still use its memory: once more.
@@ -169,6 +243,9 @@ func (s *Server) answers(ctx context.Context) (ended bool, err error) {
 		}
 	}
 }
+
+// Ended reports whether the server is not running: by itself, or because it was stopped or killed.
+func (s *Server) Ended() bool { return s.cmd == nil || s.hasEnded() }
 
 // Stop ends the server as an operator would who does not wait for its clients.
 func (s *Server) Stop(tb testing.TB) {
