@@ -7,18 +7,18 @@ PACKAGES ?= ./...
 SEEDS    ?= 1000
 SEED     ?=
 ROUNDS   ?= 3
-DURATION ?= 4s
+NEMESIS  ?=
 
 GO      := go
 LINTER  := $(GO) tool -modfile=.ci/lint/go.mod golangci-lint
 SOURCES := find . -name '*.go' -not -path './.git/*' -type f
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test race fuzz bench bench-cluster sim lint fmt fmt-check generate generate-check check clean
+.PHONY: help build run test race fuzz bench bench-cluster sim chaos lint fmt fmt-check generate generate-check check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@printf '\nVariables: PACKAGES=%s BENCH=%s COUNT=%s FUZZTIME=%s SEEDS=%s ROUNDS=%s DURATION=%s\n' '$(PACKAGES)' '$(BENCH)' '$(COUNT)' '$(FUZZTIME)' '$(SEEDS)' '$(ROUNDS)' '$(DURATION)'
+	@printf '\nVariables: PACKAGES=%s BENCH=%s COUNT=%s FUZZTIME=%s SEEDS=%s ROUNDS=%s\n' '$(PACKAGES)' '$(BENCH)' '$(COUNT)' '$(FUZZTIME)' '$(SEEDS)' '$(ROUNDS)'
 
 build: ## build bin/cartd and bin/cartload
 	@mkdir -p bin
@@ -45,11 +45,17 @@ fuzz: ## run every fuzz target of PACKAGES for FUZZTIME each
 bench: ## run the benchmarks BENCH of PACKAGES, COUNT times
 	@$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) $(PACKAGES)
 
-bench-cluster: ## adds at one node and at three, in ROUNDS rounds of DURATION a measurement (Linux, PostgreSQL)
+bench-cluster: DURATION ?= 4s
+bench-cluster: ## adds at one node and at three, in ROUNDS rounds of DURATION (4s) a measurement (Linux, PostgreSQL)
 	@$(GO) test -run '^$$' -bench '^BenchmarkCluster$$' -timeout 2h ./cmd/cartd -cluster.rounds $(ROUNDS) -cluster.duration $(DURATION)
 
 sim: ## simulate a region under SEEDS seeds, or under one, with its trace: SEED=17
 	@$(if $(SEED),SEED='$(SEED)',SEEDS='$(SEEDS)') $(GO) test ./internal/sim -run '^TestSimulation$$' -count=1 -v -timeout 2h
+
+chaos: DURATION ?= 15s
+chaos: ## a region of hosts under one fault after another, or NEMESIS=kill,loss, for DURATION (15s) each (Linux, root)
+	@$(GO) test ./internal/chaos -run '^TestChaos$$' -count=1 -v -timeout 1h \
+		-chaos.nemesis '$(or $(NEMESIS),all)' -chaos.duration $(DURATION) $(if $(SEED),-chaos.seed $(SEED))
 
 lint: ## run the linters of .golangci.yml
 	@$(LINTER) run ./...
