@@ -50,6 +50,6 @@ func (s *Server) Recover(tb testing.TB, base string, settings ...string) {
 			tb.Fatal(err)
 		}
 	}
-	s.settings = append(s.settings, settings...)
+	s.options.Settings = append(s.options.Settings, settings...)
 	s.Restart(tb)
 }
