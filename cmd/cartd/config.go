@@ -109,7 +109,7 @@ func checkDatabaseURL(url string) error {
 
 // fromEnvironment sets each flag that was not given from its variable: --data-dir from
 // CARTD_DATA_DIR. A CARTD_ variable that no flag goes by is an error: most likely it is misspelt. One
-// that only a flag of serve goes by is none: the commands run in one environment.
+// that only a flag of another command goes by is none: the commands run in one environment.
 func fromEnvironment(cmd *cobra.Command, environ []string) error {
 	flags := cmd.Flags()
 	known := make(map[string]*pflag.Flag)
@@ -119,9 +119,9 @@ func fromEnvironment(cmd *cobra.Command, environ []string) error {
 			known[variableOf(f)] = f
 		}
 	})
-	var c config
 	elsewhere := pflag.NewFlagSet("", pflag.ContinueOnError)
-	c.flags(elsewhere)
+	new(config).flags(elsewhere)
+	new(adminConfig).flags(elsewhere)
 	elsewhere.VisitAll(func(f *pflag.Flag) { variables[variableOf(f)] = true })
 	for _, entry := range slices.Sorted(slices.Values(environ)) {
 		name, value, _ := strings.Cut(entry, "=")
