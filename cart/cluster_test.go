@@ -103,14 +103,14 @@ func TestDatabaseDurability(t *testing.T) {
 			t.Errorf("%+v after %v", r.Reached, time.Since(began))
 		}
 		store.failCommits(ErrNoRoom)
-		s.committer.setNoRoom(true)
+		s.committer.setNoRoom(ErrNoRoom)
 		version := Version(c.read())
 		_, err := c.try(Request{Durability: Database, Steps: stepsOf([]Command{addN("A", 1)})})
 		wantReason(t, err, NotDurable)
 		if Version(c.read()) != version || len(peers.sent) != 2 {
 			t.Error("a write that was refused up front was made")
 		}
-		s.committer.setNoRoom(false)
+		s.committer.setNoRoom(nil)
 		store.failCommits(nil)
 	})
 }

@@ -26,14 +26,16 @@ type committer struct {
 
 	mu      sync.Mutex
 	queue   []unsaved
-	since   int64         // when the store began to lack something of what is queued, in nanoseconds of Unix time
+	since   int64         // when the first of queue came, in nanoseconds of Unix time
 	saving  backlog       // what run has taken off the queue
 	idle    chan struct{} // closed when there is something to do; nil while run does something
 	stalled chan struct{} // closed while the store has no room, and when it failed
-	noRoom  bool
+	noRoom  error         // why the store has none; nil while it has
+	full    int64         // since when, in nanoseconds of Unix time
 	closing bool
 
 	commits   atomic.Int64 // made since the start
+	latencies latencies    // of these
 	busy      atomic.Int64 // nanoseconds that they took, but for the one that goes on
 	began     atomic.Int64 // when that did, in nanoseconds of Unix time; 0 if there is none
 	succeeded atomic.Int64 // when the last one did, in nanoseconds of Unix time
@@ -66,36 +68,29 @@ func newCommitter(store Store, scheduler Scheduler, now func() time.Time) *commi
 	}
 }
 
-// enqueue has u saved soon, of which the store lacks something since a time.
-func (c *committer) enqueue(u unsaved, since int64) {
+// enqueue has u saved soon.
+func (c *committer) enqueue(u unsaved) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.queue) == 0 || since < c.since {
-		c.since = since
+	if len(c.queue) == 0 {
+		c.since = c.now().UnixNano()
 	}
 	c.queue = append(c.queue, u)
 	c.wake()
-}
-
-// backlog is how many carts wait to be saved, and since when the first of them does.
-type backlog struct {
-	carts int
-	since int64 // in nanoseconds of Unix time
-}
-
-func (b backlog) join(o backlog) backlog {
-	if b.carts == 0 || o.carts > 0 && o.since < b.since {
-		b.since = o.since
-	}
-	b.carts += o.carts
-	return b
 }
 
 // backlog returns what is queued or being saved.
 func (c *committer) backlog() backlog {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return backlog{len(c.queue), c.since}.join(c.saving)
+	return c.saving.join(backlog{len(c.queue), c.since})
+}
+
+// stalledSince returns since when the store takes nothing, and why; or a nil error.
+func (c *committer) stalledSince() (since int64, why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.full, c.noRoom
 }
 
 // wake makes run go on. c.mu is held.
@@ -120,10 +115,7 @@ func (c *committer) unavailable() error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.noRoom {
-		return ErrNoRoom
-	}
-	return nil
+	return c.noRoom
 }
 
 // drained reports whether nothing is queued or being committed.
@@ -157,7 +149,7 @@ func (c *committer) fail(err error) {
 	}
 	c.err = err
 	close(c.failed)
-	if !c.noRoom {
+	if c.noRoom == nil {
 		close(c.stalled)
 	}
 	c.stop()
@@ -223,13 +215,14 @@ func (c *committer) commit(changes []Change) bool {
 		case err == nil:
 			c.commits.Add(1)
 			c.succeeded.Store(ended.UnixNano())
-			c.setNoRoom(false)
+			c.latencies.observe(ended.Sub(began))
+			c.setNoRoom(nil)
 			return true
 		case !errors.Is(err, ErrNoRoom):
 			c.fail(err)
 			return false
 		}
-		c.setNoRoom(true)
+		c.setNoRoom(err)
 		over, stop := c.scheduler.After(retryNoRoom)
 		c.scheduler.Wait(over, c.failed, nil)
 		stop()
@@ -239,16 +232,18 @@ func (c *committer) commit(changes []Change) bool {
 	}
 }
 
-func (c *committer) setNoRoom(noRoom bool) {
+// setNoRoom notes why the store has no room, or with nil that it has.
+func (c *committer) setNoRoom(why error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case c.err != nil:
 		return // stalled for good
-	case noRoom && !c.noRoom:
+	case why != nil && c.noRoom == nil:
+		c.full = c.now().UnixNano()
 		close(c.stalled)
-	case !noRoom && c.noRoom:
+	case why == nil && c.noRoom != nil:
 		c.stalled = make(chan struct{})
 	}
-	c.noRoom = noRoom
+	c.noRoom = why
 }

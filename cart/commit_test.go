@@ -10,11 +10,11 @@ import (
 func TestACommitterThatFailedStaysSo(t *testing.T) {
 	c := newCommitter(newFakeStore(), runtimeScheduler{}, time.Now)
 	first, second := errors.New("first"), errors.New("second")
-	c.setNoRoom(true)
+	c.setNoRoom(ErrNoRoom)
 	c.fail(first)
 	c.fail(second)
-	c.setNoRoom(false)
-	c.setNoRoom(true)
+	c.setNoRoom(nil)
+	c.setNoRoom(ErrNoRoom)
 	select {
 	case <-c.stall():
 	default:

@@ -174,6 +174,7 @@ type fakeReplicator struct {
 	peers   int
 	abreast atomic.Int64 // of these
 	rank    int
+	dead    uint64 // the start id of a peer that went away
 	sent    []sent
 	marks   []mark
 	fetch   func(id ID) (payloads [][]byte, complete bool)
@@ -221,8 +222,19 @@ func (f *fakeReplicator) setPeers(n int) {
 
 func (f *fakeReplicator) Abreast() int { return int(f.abreast.Load()) }
 
-func (f *fakeReplicator) Alive(uint64) bool { return true }
-func (f *fakeReplicator) Synced() bool      { return true }
+func (f *fakeReplicator) setDead(holder uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.dead = holder
+}
+
+func (f *fakeReplicator) Alive(holder uint64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return holder != f.dead
+}
+
+func (f *fakeReplicator) Synced() bool { return true }
 
 func (f *fakeReplicator) Rank([16]byte) int {
 	f.mu.Lock()

@@ -115,7 +115,7 @@ func (s *Service) reachable() bool { return s.replicator != nil && s.replicator.
 func (s *Service) save(r *resident) {
 	if !r.queued {
 		r.queued = true
-		s.committer.enqueue(r, r.oldestAt)
+		s.committer.enqueue(r)
 	}
 }
 
@@ -163,6 +163,13 @@ func (f *flusher) looked() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.looking--
+}
+
+// pauses returns how long a write is left to the nodes alone.
+func (f *flusher) pauses() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.pause
 }
 
 // idle reports whether nothing is listed or being looked at, and how much was listed so far.
@@ -415,14 +422,4 @@ func (s *Service) Flush(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// backlog returns what is listed, and the pause.
-func (f *flusher) backlog() (b backlog, pause time.Duration) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for i := range f.due {
-		b = b.join(backlog{1, f.due[i].since})
-	}
-	return b, f.pause
 }

@@ -10,13 +10,15 @@ import (
 // fragments are deltas of a cart that is not resident, or that it cannot be joined with yet. They count as
 // held: nothing of them is let go before the store has it. Guarded by the shard's lock.
 type fragments struct {
-	id     ID
-	shard  *shard
-	deltas []fragment
-	taken  []*crdt.Delta // what the committer is saving
-	queued bool          // the committer will take them
-	listed bool          // the flusher will look at them
-	since  int64         // when the first came of those that were not taken yet, in nanoseconds of Unix time
+	id      ID
+	shard   *shard
+	deltas  []fragment
+	taken   []*crdt.Delta // what the committer is saving
+	queued  bool          // the committer will take them
+	listed  bool          // the flusher will look at them
+	lacked  bool          // the store, which nodes share, lacks something of them
+	since   int64         // when the first of that came, in nanoseconds of Unix time
+	takenAt int64         // when taken was, likewise
 }
 
 type fragment struct {
@@ -84,9 +86,26 @@ func (f *fragments) remove(gone func(g *fragment) bool) {
 	}
 	clear(f.deltas[len(kept):])
 	f.deltas = kept
+	if f.lacked && f.stored() {
+		f.lacked = false
+		s.backlog.remove(f.since)
+	}
 	if len(kept) == 0 && f.shard.fragments[f.id] == f {
 		delete(f.shard.fragments, f.id)
 		s.memory.Add(-sizeFragments)
+	}
+}
+
+// stored reports whether the store has all of them.
+func (f *fragments) stored() bool {
+	return !slices.ContainsFunc(f.deltas, func(g fragment) bool { return !g.saved })
+}
+
+// lack notes that the store lacks something of them.
+func (f *fragments) lack() {
+	if s := f.shard.service; s.lazy() && !f.lacked {
+		f.lacked, f.since = true, s.now().UnixNano()
+		s.backlog.add(f.since)
 	}
 }
 
@@ -95,7 +114,7 @@ func (sh *shard) keep(id ID, d *crdt.Delta, safe bool) {
 	s := sh.service
 	f := sh.fragments[id]
 	if f == nil {
-		f = &fragments{id: id, shard: sh, since: s.now().UnixNano()}
+		f = &fragments{id: id, shard: sh}
 		s.memory.Add(sizeFragments)
 		sh.fragments[id] = f
 	} else if f.covers(d) {
@@ -103,6 +122,7 @@ func (sh *shard) keep(id ID, d *crdt.Delta, safe bool) {
 		return
 	}
 	f.add(d, safe)
+	f.lack()
 	switch {
 	case sh.carts[id] != nil: // whose version is that of its state
 	case d.Erased:
@@ -121,13 +141,13 @@ func (sh *shard) keep(id ID, d *crdt.Delta, safe bool) {
 func (f *fragments) list() {
 	s := f.shard.service
 	switch {
-	case f.queued || f.listed || !slices.ContainsFunc(f.deltas, func(g fragment) bool { return !g.saved }):
+	case f.queued || f.listed || f.stored():
 	case s.lazy():
 		f.listed = true
-		s.flusher.add(s.due(f.id, f.since))
+		s.flusher.add(s.due(f.id, max(f.since, f.takenAt)))
 	default:
 		f.queued = true
-		s.committer.enqueue(f, f.since)
+		s.committer.enqueue(f)
 	}
 }
 
@@ -142,7 +162,7 @@ func (sh *shard) flush(id ID) {
 	f.listed = false
 	if !f.queued {
 		f.queued = true
-		sh.service.committer.enqueue(f, f.since)
+		sh.service.committer.enqueue(f)
 	}
 }
 
@@ -150,7 +170,7 @@ func (f *fragments) take(batch []Change) []Change {
 	f.shard.mu.Lock()
 	defer f.shard.mu.Unlock()
 	f.queued = false
-	f.since = f.shard.service.now().UnixNano()
+	f.takenAt = f.shard.service.now().UnixNano()
 	f.taken = f.taken[:0]
 	for i := range f.deltas {
 		g := &f.deltas[i]
@@ -175,6 +195,10 @@ func (f *fragments) saved() {
 		g.taken = false
 		return g.saved && !loading
 	})
+	if f.lacked { // by what came since
+		s.backlog.move(f.since, f.takenAt)
+		f.since = f.takenAt
+	}
 	f.list()
 	r := sh.carts[f.id]
 	sh.mu.Unlock()

@@ -344,8 +344,9 @@ func (r *resident) learn(stored, was extent) {
 
 // Lost tells that a peer went away, and with it what it held, or that it is about to: what the database lacks
 // is saved at once.
-func (s *Service) Lost(uint64) {
+func (s *Service) Lost(holder uint64) {
 	if s.lazy() {
+		s.losses.add(holder, s.now().UnixNano(), s.backlog.all())
 		s.hurry()
 	}
 }

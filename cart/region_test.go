@@ -363,6 +363,7 @@ func checkLists(t testing.TB, s *Service) {
 		defer f.mu.Unlock()
 		return f.looking > 0 || slices.ContainsFunc(f.due, func(d dueCart) bool { return d.id == id })
 	}
+	lacked := 0
 	for _, r := range residentsOf(s) {
 		r.mu.Lock()
 		switch {
@@ -371,6 +372,11 @@ func checkLists(t testing.TB, s *Service) {
 			t.Errorf("%v is dirty and in no list", r.id)
 		case s.lazy() && r.listed && !due(r.id):
 			t.Errorf("%v takes itself for listed", r.id)
+		case s.lazy() && r.dirty() != (r.oldest != nil):
+			t.Errorf("%v is counted in the backlog: %v, dirty: %v", r.id, r.oldest != nil, r.dirty())
+		}
+		if r.oldest != nil && !r.gone {
+			lacked++
 		}
 		r.mu.Unlock()
 	}
@@ -384,8 +390,17 @@ func checkLists(t testing.TB, s *Service) {
 			if s.lazy() && f.listed && !due(id) {
 				t.Errorf("fragments of %v take themselves for listed", id)
 			}
+			if f.lacked != (s.lazy() && !f.stored()) {
+				t.Errorf("fragments of %v are counted in the backlog: %v", id, f.lacked)
+			}
+			if f.lacked {
+				lacked++
+			}
 		}
 		sh.mu.Unlock()
+	}
+	if n := s.backlog.all().carts; n != lacked {
+		t.Errorf("%d carts are counted in the backlog, not %d", n, lacked)
 	}
 }
 
@@ -412,6 +427,9 @@ func wantNothingUnsaved(t testing.TB, s *Service) {
 	defer f.mu.Unlock()
 	if len(f.due)+len(f.young)+len(f.old)+len(f.waiting)+len(f.unsure)+f.looking > 0 {
 		t.Errorf("the flusher has %d, %d, %d, %d, %d", len(f.due), len(f.young), len(f.old), len(f.waiting), len(f.unsure))
+	}
+	if n := s.backlog.all().carts; n > 0 {
+		t.Errorf("%d carts are counted in the backlog", n)
 	}
 }
 

@@ -149,11 +149,27 @@ func (r *resident) settle(since int64) {
 	case !r.service.lazy():
 	case r.dirty():
 		if r.oldest == nil || r.stored.covers(r.oldest) {
-			r.oldest, r.oldestAt = r.latest, since
+			r.lack(since)
 		}
 		r.service.list(r)
 	default:
+		r.lackNothing()
+	}
+}
+
+// lack notes that the store, which nodes share, lacks the latest state and has all before it, since a time.
+// r.mu is held.
+func (r *resident) lack(since int64) {
+	r.lackNothing()
+	r.oldest, r.oldestAt = r.latest, since
+	r.service.backlog.add(since)
+}
+
+// lackNothing notes that the store has everything. r.mu is held.
+func (r *resident) lackNothing() {
+	if r.oldest != nil {
 		r.oldest = nil
+		r.service.backlog.remove(r.oldestAt)
 	}
 }
 
@@ -293,7 +309,7 @@ func (r *resident) clean() bool {
 func (r *resident) pack() {
 	b := crdt.AppendState(nil, r.latest)
 	r.packed = append(make([]byte, 0, len(b)), b...)
-	r.latest, r.durable, r.oldest, r.stored = nil, nil, nil, extent{}
+	r.latest, r.durable, r.stored = nil, nil, extent{}
 }
 
 // unpack makes a packed cart usable. r.mu is held.

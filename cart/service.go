@@ -63,8 +63,11 @@ type Service struct {
 	shards    [shards]shard
 	committer *committer
 	flusher   flusher
+	backlog   ages // of the carts of which a store that nodes share lacks something
+	losses    losses
 	seeded    atomic.Bool
 	hedges    atomic.Int64
+	answers   struct{ peers, database, notDurable atomic.Int64 } // to writes
 	refused   struct{ malformed, tooNew, overMemory, expired atomic.Int64 }
 	repeated  atomic.Int64
 
@@ -199,12 +202,20 @@ type Stats struct {
 	Memory   int64 // estimate of what they take, in bytes
 	Evicted  int64 // carts, since the start
 
-	Unsaved       int           // carts of which the database lacks something that nodes hold
-	OldestUnsaved time.Duration // since the first of that
-	FlushPause    time.Duration // for which a write is left to the nodes alone, when all goes well
-	Hedges        int64         // writes that went to the database because nodes were late, since the start
-	Refused       Refused       // payloads of peers, since the start
-	Repeated      int64         // payloads of peers that told nothing new, since the start
+	Unsaved         int           // carts of which the store lacks something
+	OldestUnsaved   time.Duration // since the first of that
+	UnderReplicated int           // carts with writes that too few nodes are known to hold, and not the store
+	FlushPause      time.Duration // for which a write is left to the nodes alone, when all goes well
+	StalledSince    time.Time     // when the store began to take nothing; zero while it does
+	StalledBy       error         // why
+	Commits         Latencies     // that succeeded, since the start
+
+	AckedByPeers    int64   // writes that were acknowledged because enough nodes held them, since the start
+	AckedByDatabase int64   // because the store, which may be a file, had them
+	NotDurable      int64   // writes that were refused with NotDurable, since the start
+	Hedges          int64   // writes that went to the database because nodes were late, since the start
+	Refused         Refused // payloads of peers, since the start
+	Repeated        int64   // payloads of peers that told nothing new, since the start
 }
 
 // Stats reads the service.
@@ -221,12 +232,24 @@ func (s *Service) Stats() Stats {
 			Expired:    s.refused.expired.Load(),
 		},
 		Repeated: s.repeated.Load(),
+
+		AckedByPeers:    s.answers.peers.Load(),
+		AckedByDatabase: s.answers.database.Load(),
+		NotDurable:      s.answers.notDurable.Load(),
+		FlushPause:      s.flusher.pauses(),
+		Commits:         s.committer.latencies.read(),
+		UnderReplicated: s.underReplicated(),
 	}
-	listed, pause := s.flusher.backlog()
-	unsaved := s.committer.backlog().join(listed)
-	z.Unsaved, z.FlushPause = unsaved.carts, pause
+	unsaved := s.committer.backlog()
+	if s.lazy() {
+		unsaved = s.backlog.all()
+	}
+	z.Unsaved = unsaved.carts
 	if unsaved.carts > 0 {
-		z.OldestUnsaved = s.now().Sub(time.Unix(0, unsaved.since))
+		z.OldestUnsaved = max(0, s.now().Sub(time.Unix(0, unsaved.since)))
+	}
+	if since, why := s.committer.stalledSince(); why != nil {
+		z.StalledSince, z.StalledBy = time.Unix(0, since), why
 	}
 	return z
 }
@@ -272,6 +295,24 @@ type StepResult struct {
 // Execute applies a request and returns once what it did is durable, or was refused. After an
 // Error of reason NotDurable it may have been applied: the retry under the same key counts once.
 func (s *Service) Execute(ctx context.Context, q *Request) (Result, error) {
+	result, err := s.execute(ctx, q)
+	s.answered(result.Reached, err)
+	return result, err
+}
+
+// answered counts the answer to a write.
+func (s *Service) answered(reached Reached, err error) {
+	switch {
+	case err == nil && reached.Database:
+		s.answers.database.Add(1)
+	case err == nil:
+		s.answers.peers.Add(1)
+	case errors.Is(err, &Error{Reason: NotDurable}):
+		s.answers.notDurable.Add(1)
+	}
+}
+
+func (s *Service) execute(ctx context.Context, q *Request) (Result, error) {
 	if len(q.Steps) > MaxOperations {
 		return Result{}, invalid("", "%d operations, at most %d are allowed", len(q.Steps), MaxOperations)
 	}
@@ -409,8 +450,11 @@ func (s *Service) changed(r *resident, from *State, d *crdt.Delta) {
 		s.save(r)
 		return
 	}
+	if !r.dirty() { // a mark said so before the change came
+		return
+	}
 	if r.oldest == nil {
-		r.oldest, r.oldestAt = r.latest, s.now().UnixNano()
+		r.lack(s.now().UnixNano())
 	}
 	s.list(r)
 }
@@ -665,7 +709,10 @@ func (s *Service) Read(ctx context.Context, id ID, a Access, c *Context) (*State
 // Create makes a cart and returns its id, the token that opens it, and its durable state after
 // the steps.
 func (s *Service) Create(ctx context.Context, currency string, steps []Step, want Durability) (ID, Token, Result, error) {
-	fail := func(err error) (ID, Token, Result, error) { return ID{}, Token{}, Result{}, err }
+	fail := func(err error) (ID, Token, Result, error) {
+		s.answered(Reached{}, err)
+		return ID{}, Token{}, Result{}, err
+	}
 	if err := checkCurrency("/currency", currency); err != nil {
 		return fail(err)
 	}
@@ -694,6 +741,7 @@ func (s *Service) Create(ctx context.Context, currency string, steps []Step, wan
 		return fail(err)
 	}
 	result.State, result.Reached = c.state, r.reached(c)
+	s.answered(result.Reached, nil)
 	return id, token, result, nil
 }
 
@@ -718,6 +766,12 @@ func (s *Service) create(r *resident, currency string, token Token) *edit {
 
 // Erase deletes a cart for good: what is known of it anywhere goes when it learns of this.
 func (s *Service) Erase(ctx context.Context, q *Request) (Reached, error) {
+	reached, err := s.erase(ctx, q)
+	s.answered(reached, err)
+	return reached, err
+}
+
+func (s *Service) erase(ctx context.Context, q *Request) (Reached, error) {
 	r, err := s.acquireSeen(ctx, q.Cart, q.Context)
 	if err != nil {
 		return Reached{}, err

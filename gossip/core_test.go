@@ -162,10 +162,12 @@ func TestOutboxOutlivesTheLink(t *testing.T) {
 	s.down(a, b, "cut")
 	expect(t, "last error", a.link(b).LastError, "cut")
 	expect(t, "b is alive", a.Alive(b.start), false)
+	expect(t, "lag at the cut", a.link(b).Lag < time.Second, true)
 	for i := range 5 {
 		holders = append(holders, a.change(cartID(i)))
 	}
 	s.run(time.Second)
+	expect(t, "lag of what was on its way", a.link(b).Lag >= time.Second, true)
 	expect(t, "lost", a.carts.lost, []uint64{2})
 	expect(t, "backlog", a.link(b).BacklogItems, 6)
 	s.up(a, b)
@@ -175,6 +177,7 @@ func TestOutboxOutlivesTheLink(t *testing.T) {
 	}
 	expect(t, "refused", b.link(a).Counters.Refused, 0) // they came in order
 	expect(t, "backlog", a.link(b).BacklogItems, 0)
+	expect(t, "lag", a.link(b).Lag, 0)
 	s.expectEqual(5)
 }
 

@@ -32,8 +32,9 @@ type outbox struct {
 
 	// marks wait apart from the entries, since a later mark of a cart replaces an earlier one. They
 	// become entries when a frame is made. order holds their carts, first come first.
-	marks map[[16]byte][]byte
-	order [][16]byte
+	marks    map[[16]byte][]byte
+	order    [][16]byte
+	markedAt int64 // when the first of them came, in nanoseconds of Unix time
 
 	due    time.Time // when the most urgent of those that wait wants to go; meaningless if none waits
 	sentAt time.Time // of the newest frame
@@ -44,6 +45,7 @@ type outbox struct {
 type entry struct {
 	encoded []byte
 	held    func(holder uint64)
+	at      int64 // when it came, in nanoseconds of Unix time
 }
 
 func (e *entry) size() int { return len(e.encoded) + entryOverhead }
@@ -83,7 +85,7 @@ func (o *outbox) push(e entry, due time.Time) (wake bool) {
 func (o *outbox) pushParts(e entry, due time.Time) {
 	_, id := identity(e.encoded)
 	parts(id, e.encoded, func(part []byte, last bool) {
-		piece := entry{encoded: part}
+		piece := entry{encoded: part, at: e.at}
 		if last {
 			piece.held = e.held
 		}
@@ -91,13 +93,16 @@ func (o *outbox) pushParts(e entry, due time.Time) {
 	})
 }
 
-// mark puts an encoded mark of a cart at the end, in place of one that still waits.
-func (o *outbox) mark(id [16]byte, encoded []byte, due time.Time) (wake bool) {
+// mark puts an encoded mark of a cart at the end, in place of one that still waits. It came just now.
+func (o *outbox) mark(id [16]byte, encoded []byte, now, due time.Time) (wake bool) {
 	size := len(encoded) + entryOverhead
 	wake = o.hasten(due, size)
 	if earlier, found := o.marks[id]; found {
 		o.bytes -= len(earlier) + entryOverhead
 	} else {
+		if len(o.order) == 0 {
+			o.markedAt = now.UnixNano()
+		}
 		o.order = append(o.order, id)
 	}
 	if o.marks == nil {
@@ -160,7 +165,7 @@ func (o *outbox) fill(b []byte, now time.Time) []byte {
 // release turns the marks into entries.
 func (o *outbox) release() {
 	for _, id := range o.order {
-		o.entries.push(entry{encoded: o.marks[id]})
+		o.entries.push(entry{encoded: o.marks[id], at: o.markedAt})
 	}
 	clear(o.marks)
 	o.order = o.order[:0]
@@ -212,6 +217,18 @@ func (o *outbox) oldest() (at time.Time, found bool) {
 		return time.Time{}, false
 	}
 	return o.frames.at(0).at, true
+}
+
+// lag is the age of the oldest item that waits to be sent or acknowledged; 0 if there is none.
+func (o *outbox) lag(now time.Time) time.Duration {
+	oldest := now.UnixNano()
+	if o.entries.len() > 0 {
+		oldest = min(oldest, o.entries.at(0).at)
+	}
+	if len(o.order) > 0 {
+		oldest = min(oldest, o.markedAt)
+	}
+	return time.Duration(now.UnixNano() - oldest)
 }
 
 // rewind makes what was sent and not acknowledged wait again, ahead of the rest, for a new link. What

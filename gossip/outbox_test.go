@@ -129,7 +129,7 @@ func TestOutboxAgainstItsModel(t *testing.T) {
 				it := item{kind: kindDelta, id: cartID(n), body: make([]byte, rapid.SampledFrom([]int{0, 40 << 10}).Draw(r, "size"))}
 				due := noon.Add(rapid.SampledFrom([]time.Duration{0, gather}).Draw(r, "due"))
 				was, wait := m.ready(noon)
-				wake := m.push(entry{it.encode(), func(uint64) { m.held = append(m.held, n) }}, due)
+				wake := m.push(entry{encoded: it.encode(), held: func(uint64) { m.held = append(m.held, n) }}, due)
 				if is, less := m.ready(noon); !wake && (is && !was || less < wait || wait == 0 && less > 0) {
 					r.Fatalf("ready was %v in %v and is %v in %v, without a wake", was, wait, is, less)
 				}
@@ -141,7 +141,7 @@ func TestOutboxAgainstItsModel(t *testing.T) {
 					m.marks++
 				}
 				it := item{kind: kindMark, id: id, body: make([]byte, rapid.IntRange(0, 9).Draw(r, "size"))}
-				m.mark(id, it.encode(), noon)
+				m.mark(id, it.encode(), noon, noon)
 			},
 			"fill": func(r *rapid.T) {
 				if !m.open() {
@@ -280,4 +280,35 @@ func TestFIFO(t *testing.T) {
 			},
 		})
 	})
+}
+
+// The lag is the age of what came first and is not acknowledged, whether it was sent or not.
+func TestLag(t *testing.T) {
+	o := outbox{limit: 1 << 20}
+	at := func(seconds int) time.Time { return noon.Add(time.Duration(seconds) * time.Second) }
+	push := func(seconds int) {
+		it := item{kind: kindDelta, id: cartID(seconds)}
+		o.push(entry{encoded: it.encode(), at: at(seconds).UnixNano()}, at(seconds))
+	}
+	lag := func(now, want int) {
+		t.Helper()
+		expect(t, "lag in seconds", o.lag(at(now)).Seconds(), float64(want))
+	}
+	lag(0, 0)
+	o.mark(cartID(9), make([]byte, 20), at(0), at(0))
+	o.mark(cartID(9), make([]byte, 20), at(1), at(1)) // in place of the first, whose news is not told either
+	lag(1, 1)
+	push(2)
+	lag(3, 3)
+	o.fill(nil, at(3))
+	push(4)
+	lag(5, 3) // the mark was behind
+	o.rewind()
+	lag(6, 4)
+	o.fill(nil, at(6))
+	o.ack(&header{ack: o.seq}, nil, nil)
+	lag(7, 0)
+	push(8)
+	o.dropWaiting()
+	lag(9, 0)
 }

@@ -46,7 +46,7 @@ func (c *Core) sendStates(ctx context.Context, p *peer) {
 		}
 		if payload != nil && err == nil {
 			p.counters.StatesSent++
-			c.send(p, entry{encoded, held}, time.Time{})
+			c.send(p, entry{encoded: encoded, held: held}, time.Time{})
 		}
 		if err != nil {
 			c.needSync(p, "a cart for it cannot be loaded")

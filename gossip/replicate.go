@@ -16,13 +16,13 @@ func (c *Core) Replicate(id [16]byte, delta []byte, held func(holder uint64)) {
 	var soon time.Time
 	for _, p := range c.peers {
 		if p.owns.has(slot) || !p.up {
-			c.offer(p, entry{encoded, held}, time.Time{})
+			c.offer(p, entry{encoded: encoded, held: held}, time.Time{})
 			continue
 		}
 		if soon.IsZero() {
 			soon = c.o.Now().Add(gather)
 		}
-		c.offer(p, entry{encoded, held}, soon)
+		c.offer(p, entry{encoded: encoded, held: held}, soon)
 	}
 }
 
@@ -33,11 +33,12 @@ func (c *Core) Mark(id [16]byte, mark []byte) {
 	encoded := it.encode()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	soon := c.o.Now().Add(gather)
+	now := c.o.Now()
+	soon := now.Add(gather)
 	for _, p := range c.peers {
 		if len(encoded) > maxPiece {
 			c.offer(p, entry{encoded: encoded}, soon)
-		} else if c.makeRoom(p, len(encoded)) && p.out.mark(id, encoded, soon) {
+		} else if c.makeRoom(p, len(encoded)) && p.out.mark(id, encoded, now, soon) {
 			c.wake(p)
 		}
 	}
@@ -52,6 +53,7 @@ func (c *Core) offer(p *peer, e entry, due time.Time) {
 
 // send puts an encoded item into the outbox of a peer, in parts where it is long. The mutex is held.
 func (c *Core) send(p *peer, e entry, due time.Time) {
+	e.at = c.o.Now().UnixNano()
 	switch {
 	case len(e.encoded) > MaxPayload:
 		p.counters.Dropped++

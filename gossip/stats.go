@@ -32,6 +32,8 @@ type LinkStatus struct {
 	UnackedBytes  int `json:"unacked_bytes"`
 	OwedStates    int `json:"owed_states"` // whole carts that the peer is to get
 
+	Lag time.Duration `json:"lag_ns"` // age of the oldest item of the backlog; 0 if there is none
+
 	LastError string   `json:"last_error,omitempty"`
 	Counters  Counters `json:"counters"`
 }
@@ -82,15 +84,16 @@ func (c *Counters) add(d *Counters) {
 func (c *Core) Status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	now := c.o.Now()
 	s := Status{Links: make([]LinkStatus, 0, len(c.peers)), Counters: c.forgotten}
 	for _, p := range c.peers {
-		s.Links = append(s.Links, p.status())
+		s.Links = append(s.Links, p.status(now))
 		s.Counters.add(&p.counters)
 	}
 	return s
 }
 
-func (p *peer) status() LinkStatus {
+func (p *peer) status(now time.Time) LinkStatus {
 	return LinkStatus{
 		Peer:   p.who.Name,
 		Start:  p.start,
@@ -110,6 +113,7 @@ func (p *peer) status() LinkStatus {
 		UnackedFrames: p.out.frames.len(),
 		UnackedBytes:  p.out.sentBytes,
 		OwedStates:    p.owed.len(),
+		Lag:           p.out.lag(now),
 
 		LastError: p.lastErr,
 		Counters:  p.counters,

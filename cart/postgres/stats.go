@@ -19,9 +19,10 @@ type Stats struct {
 	LastCommit time.Duration // duration of the last of them
 
 	Reachable bool
-	Outages   int64 // how often the database became unreachable
-	LastError error // why it last was, or nil
-	Damaged   int   // carts that were found damaged and were not replaced since
+	AwaySince time.Time // when the database became unreachable; zero while it is reachable
+	Outages   int64     // how often it did
+	LastError error     // why it last was, or nil
+	Damaged   int       // carts that were found damaged and were not replaced since
 
 	Writers, Readers Pool
 }
@@ -41,6 +42,9 @@ func (s *Store) Stats() Stats {
 	s.mu.Unlock()
 	s.breaker.mu.Lock()
 	z.Reachable, z.Outages, z.LastError = s.breaker.cause == nil, s.breaker.outages, s.breaker.last
+	if !z.Reachable {
+		z.AwaySince = s.breaker.since
+	}
 	s.breaker.mu.Unlock()
 	z.Writers, z.Readers = poolStats(s.writers), poolStats(s.readers)
 	return z

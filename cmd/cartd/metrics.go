@@ -3,10 +3,13 @@ package main
 import (
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"cartd/cart"
 )
 
 // metricsHandler serves what read reads as metrics, beside those of the process.
@@ -41,12 +44,19 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		e.counter(mEvicted, float64(c.Evicted))
 		e.gauge(mUnsaved, float64(c.Unsaved))
 		e.gauge(mOldestUnsaved, c.OldestUnsaved)
+		e.gauge(mUnderReplicated, float64(c.UnderReplicated))
 		e.gauge(mFlushPause, c.FlushPause)
+		e.counter(mAcknowledged, float64(c.AckedByPeers), "peers")
+		e.counter(mAcknowledged, float64(c.AckedByDatabase), "database")
+		e.counter(mNotDurable, float64(c.NotDurable))
 		e.counter(mHedges, float64(c.Hedges))
 		e.counter(mPayloadsRepeated, float64(c.Repeated))
 	}
 	if s := z.Store; s != nil {
 		e.gauge(mStoreReachable, truth(s.Reachable))
+		e.gauge(mStoreAway, secondsSince(s.AwaySince))
+		e.gauge(mStoreStalled, secondsSince(s.StalledSince))
+		e.histogram(mStoreLatency, s.latencies)
 		e.counter(mStoreOutages, float64(s.Outages))
 		e.counter(mStoreCommits, float64(s.Commits))
 		e.counter(mStoreChanges, float64(s.Changes))
@@ -91,6 +101,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		e.gauge(mLinkRoundTrip, l.RoundTrip, l.Peer)
 		e.gauge(mLinkBacklogItems, float64(l.BacklogItems), l.Peer)
 		e.gauge(mLinkBacklogBytes, float64(l.BacklogBytes), l.Peer)
+		e.gauge(mLinkLag, l.Lag, l.Peer)
 		e.gauge(mLinkUnacked, float64(l.UnackedBytes), l.Peer)
 		e.gauge(mLinkNeedsSync, truth(l.NeedsSync), l.Peer)
 		e.gauge(mLinkClockOffset, l.ClockOffset, l.Peer)
@@ -106,6 +117,22 @@ func (e emitter) gauge(d *prometheus.Desc, v float64, labels ...string) {
 
 func (e emitter) counter(d *prometheus.Desc, v float64, labels ...string) {
 	e.out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+}
+
+func (e emitter) histogram(d *prometheus.Desc, l cart.Latencies) {
+	buckets := make(map[float64]uint64)
+	for _, class := range l.Classes {
+		buckets[class.UpTo.Seconds()] = uint64(class.Count)
+	}
+	e.out <- prometheus.MustNewConstHistogram(d, uint64(l.Count), l.Sum.Seconds(), buckets)
+}
+
+// secondsSince returns 0 for no time at all.
+func secondsSince(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return max(0, time.Since(t).Seconds())
 }
 
 func truth(b bool) float64 {
@@ -127,15 +154,21 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 var (
 	mReady = describe("ready", "Whether the node is ready, as /readyz says.")
 
-	mResident      = describe("carts_resident", "Carts in memory.")
-	mCartsMemory   = describe("carts_memory_bytes", "Estimate of the memory that carts take.")
-	mEvicted       = describe("carts_evicted_total", "Carts that left the memory for want of room.")
-	mUnsaved       = describe("carts_unsaved", "Carts of which the database lacks something that nodes hold.")
-	mOldestUnsaved = describe("oldest_unsaved_seconds", "Age of the oldest write that the database lacks.")
-	mFlushPause    = describe("flush_pause_seconds", "How long the database is not given what nodes hold.")
-	mHedges        = describe("hedges_total", "Writes that went to the database because peers were late.")
+	mResident        = describe("carts_resident", "Carts in memory.")
+	mCartsMemory     = describe("carts_memory_bytes", "Estimate of the memory that carts take.")
+	mEvicted         = describe("carts_evicted_total", "Carts that left the memory for want of room.")
+	mUnsaved         = describe("carts_unsaved", "Carts of which the store lacks something that nodes hold.")
+	mOldestUnsaved   = describe("oldest_unsaved_seconds", "Age of the oldest write that the store lacks.")
+	mUnderReplicated = describe("carts_under_replicated", "Carts with a write that the database lacks and too few nodes are known to hold.")
+	mFlushPause      = describe("flush_pause_seconds", "How long the database is not given what nodes hold.")
+	mAcknowledged    = describe("writes_acknowledged_total", "Writes that were acknowledged, by what held them; a file of a node that is alone is its database.", "by")
+	mNotDurable      = describe("writes_not_durable_total", "Writes that were refused because neither enough nodes nor the database held them in time.")
+	mHedges          = describe("hedges_total", "Writes that went to the database because peers were late.")
 
 	mStoreReachable   = describe("store_reachable", "Whether the store can be reached.")
+	mStoreAway        = describe("store_away_seconds", "For how long the store cannot be reached; 0 while it can.")
+	mStoreStalled     = describe("store_stalled_seconds", "For how long the store has taken no commit, reachable or not; 0 while it does.")
+	mStoreLatency     = describe("store_commit_duration_seconds", "Durations of commits that succeeded.")
 	mStoreOutages     = describe("store_outages_total", "How often the store became unreachable.")
 	mStoreCommits     = describe("store_commits_total", "Commits that succeeded.")
 	mStoreChanges     = describe("store_changes_total", "Changes of carts in commits that succeeded.")
@@ -171,6 +204,7 @@ var (
 	mLinkRoundTrip    = describe("link_round_trip_seconds", "Last round trip on the link.", "peer")
 	mLinkBacklogItems = describe("link_backlog_items", "Items that wait to be sent or acknowledged.", "peer")
 	mLinkBacklogBytes = describe("link_backlog_bytes", "Bytes that wait to be sent or acknowledged.", "peer")
+	mLinkLag          = describe("link_lag_seconds", "Age of the oldest item that waits to be sent or acknowledged.", "peer")
 	mLinkUnacked      = describe("link_unacknowledged_bytes", "Bytes that were sent and are not acknowledged.", "peer")
 	mLinkNeedsSync    = describe("link_needs_sync", "Whether it is not known what the peer lacks.", "peer")
 	mLinkClockOffset  = describe("link_clock_offset_seconds", "How far the peer's clock is ahead of this one.", "peer")

@@ -59,6 +59,7 @@ type linkStatus struct {
 	RoundTrip     float64 `json:"round_trip_seconds"`
 	BacklogItems  int     `json:"backlog_items"`
 	BacklogBytes  int     `json:"backlog_bytes"`
+	Lag           float64 `json:"lag_seconds"` // age of the oldest of the backlog
 	UnackedFrames int     `json:"unacknowledged_frames"`
 	UnackedBytes  int     `json:"unacknowledged_bytes"`
 	OwedStates    int     `json:"owed_states"` // whole carts that the peer is to get
@@ -81,33 +82,44 @@ type refusedStatus struct {
 }
 
 type cartsStatus struct {
-	Resident      int64   `json:"resident"`
-	MemoryBytes   int64   `json:"memory_bytes"`
-	Evicted       int64   `json:"evicted"`
-	Unsaved       int     `json:"unsaved"` // nodes hold something of them that the database lacks
-	OldestUnsaved float64 `json:"oldest_unsaved_seconds"`
-	FlushPause    float64 `json:"flush_pause_seconds"`
-	Hedges        int64   `json:"hedges"` // writes that went to the database because peers were late
-	Indexed       bool    `json:"indexed"`
-	Repeated      int64   `json:"repeated_payloads"` // changes from peers that told nothing new
+	Resident        int64   `json:"resident"`
+	MemoryBytes     int64   `json:"memory_bytes"`
+	Evicted         int64   `json:"evicted"`
+	Unsaved         int     `json:"unsaved"` // the store lacks something of them
+	OldestUnsaved   float64 `json:"oldest_unsaved_seconds"`
+	UnderReplicated int     `json:"under_replicated"` // of something of them, so few nodes are known to hold it that it could be lost
+	FlushPause      float64 `json:"flush_pause_seconds"`
+	Indexed         bool    `json:"indexed"`
+	Repeated        int64   `json:"repeated_payloads"` // changes from peers that told nothing new
+
+	// Writes since the start.
+	AckedByPeers    int64 `json:"acknowledged_by_peers"`
+	AckedByDatabase int64 `json:"acknowledged_by_database"`
+	NotDurable      int64 `json:"refused_not_durable"` // neither held them in time
+	Hedges          int64 `json:"hedges"`              // that went to the database because peers were late
 }
 
 type storeStatus struct {
-	Kind        string  `json:"kind"` // postgres or sqlite
-	At          string  `json:"at"`
-	Reachable   bool    `json:"reachable"`
-	Outages     int64   `json:"outages"`
-	LastError   string  `json:"last_error,omitempty"`
-	Commits     int64   `json:"commits"`
-	Changes     int64   `json:"changes"`   // in the commits
-	Conflicts   int64   `json:"conflicts"` // rows that another node changed at the same time
-	Fragments   int64   `json:"fragments"` // changes kept apart because they could not be joined
-	LastBatch   int     `json:"last_batch"`
-	LastCommit  float64 `json:"last_commit_seconds"`
-	Damaged     int     `json:"damaged"` // carts that fail their checksum
-	Connections int     `json:"connections"`
-	Pending     int     `json:"pending"` // carts whose snapshot is behind the journal
-	Journal     int64   `json:"journal_bytes"`
+	Kind         string    `json:"kind"` // postgres or sqlite
+	At           string    `json:"at"`
+	Reachable    bool      `json:"reachable"`
+	AwaySince    time.Time `json:"away_since,omitzero"` // while it cannot be reached
+	Outages      int64     `json:"outages"`
+	LastError    string    `json:"last_error,omitempty"`
+	StalledSince time.Time `json:"stalled_since,omitzero"` // while it takes no commit, reachable or not
+	StalledBy    string    `json:"stalled_by,omitempty"`
+	Commits      int64     `json:"commits"`
+	Changes      int64     `json:"changes"`   // in the commits
+	Conflicts    int64     `json:"conflicts"` // rows that another node changed at the same time
+	Fragments    int64     `json:"fragments"` // changes kept apart because they could not be joined
+	LastBatch    int       `json:"last_batch"`
+	LastCommit   float64   `json:"last_commit_seconds"`
+	Damaged      int       `json:"damaged"` // carts that fail their checksum
+	Connections  int       `json:"connections"`
+	Pending      int       `json:"pending"` // carts whose snapshot is behind the journal
+	Journal      int64     `json:"journal_bytes"`
+
+	latencies cart.Latencies // of the commits
 }
 
 // status reads the node.
@@ -117,8 +129,10 @@ func (n *node) status() *status {
 	if !n.serving.Load() {
 		return z
 	}
-	z.carts(n.service.Stats(), n.service.Seeded())
+	carts := n.service.Stats()
+	z.carts(carts, n.service.Seeded())
 	z.store(n.store, n.storedIn)
+	z.commits(carts)
 	if n.region != nil {
 		z.cluster(n.region.Status(), n.config.cluster.tolerate)
 		offset, bad := n.region.Core().ClockSkew()
@@ -129,15 +143,20 @@ func (n *node) status() *status {
 
 func (z *status) carts(s cart.Stats, indexed bool) {
 	z.Carts = &cartsStatus{
-		Resident:      s.Resident,
-		MemoryBytes:   s.Memory,
-		Evicted:       s.Evicted,
-		Unsaved:       s.Unsaved,
-		OldestUnsaved: s.OldestUnsaved.Seconds(),
-		FlushPause:    s.FlushPause.Seconds(),
-		Hedges:        s.Hedges,
-		Indexed:       indexed,
-		Repeated:      s.Repeated,
+		Resident:        s.Resident,
+		MemoryBytes:     s.Memory,
+		Evicted:         s.Evicted,
+		Unsaved:         s.Unsaved,
+		OldestUnsaved:   s.OldestUnsaved.Seconds(),
+		UnderReplicated: s.UnderReplicated,
+		FlushPause:      s.FlushPause.Seconds(),
+		Indexed:         indexed,
+		Repeated:        s.Repeated,
+
+		AckedByPeers:    s.AckedByPeers,
+		AckedByDatabase: s.AckedByDatabase,
+		NotDurable:      s.NotDurable,
+		Hedges:          s.Hedges,
 	}
 	z.Refused.Payloads = map[string]int64{
 		"malformed":   s.Refused.Malformed,
@@ -152,7 +171,7 @@ func (z *status) store(store cart.Store, at string) {
 	case *postgres.Store:
 		s := store.Stats()
 		z.Store = &storeStatus{
-			Kind: "postgres", At: at, Reachable: s.Reachable, Outages: s.Outages,
+			Kind: "postgres", At: at, Reachable: s.Reachable, AwaySince: s.AwaySince, Outages: s.Outages,
 			Commits: s.Commits, Changes: s.Changes, Conflicts: s.Conflicts, Fragments: s.Fragments,
 			LastBatch: s.LastBatch, LastCommit: s.LastCommit.Seconds(), Damaged: s.Damaged,
 			Connections: s.Writers.Used + s.Readers.Used,
@@ -168,6 +187,15 @@ func (z *status) store(store cart.Store, at string) {
 			LastBatch: s.LastBatch, LastCommit: s.LastCommit.Seconds(), Damaged: s.Damaged,
 			Pending: s.Pending, Journal: s.JournalBytes,
 		}
+	}
+}
+
+// commits tells how the store takes what it is given.
+func (z *status) commits(s cart.Stats) {
+	z.Store.latencies = s.Commits
+	z.Store.StalledSince = s.StalledSince
+	if s.StalledBy != nil {
+		z.Store.StalledBy = s.StalledBy.Error()
 	}
 }
 
@@ -220,6 +248,7 @@ func linkStatusOf(l gossip.LinkStatus, c gossip.ConnectionStatus) linkStatus {
 		RoundTrip:     l.RoundTrip.Seconds(),
 		BacklogItems:  l.BacklogItems,
 		BacklogBytes:  l.BacklogBytes,
+		Lag:           l.Lag.Seconds(),
 		UnackedFrames: l.UnackedFrames,
 		UnackedBytes:  l.UnackedBytes,
 		OwedStates:    l.OwedStates,
