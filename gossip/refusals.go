@@ -57,6 +57,7 @@ type refusals struct {
 
 	mu     sync.Mutex
 	counts map[reason]uint64
+	last   time.Time // of any
 	logged map[reason]time.Time
 }
 
@@ -73,6 +74,7 @@ func (r *refusals) add(why reason, from string, err error) {
 	now := time.Now()
 	r.mu.Lock()
 	r.counts[why]++
+	r.last = now
 	count := r.counts[why]
 	last, again := r.logged[why]
 	loud := !again || now.Sub(last) >= quiet
@@ -85,13 +87,13 @@ func (r *refusals) add(why reason, from string, err error) {
 	}
 }
 
-// snapshot returns the counts of all reasons.
-func (r *refusals) snapshot() map[string]uint64 {
+// snapshot returns the counts of all reasons, and when there was the last of any.
+func (r *refusals) snapshot() (counts map[string]uint64, last time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	counts := make(map[string]uint64, len(r.counts))
+	counts = make(map[string]uint64, len(r.counts))
 	for why, n := range r.counts {
 		counts[string(why)] = n
 	}
-	return counts
+	return counts, r.last
 }

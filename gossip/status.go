@@ -9,9 +9,10 @@ import (
 // NodeStatus is what there is to see of a node.
 type NodeStatus struct {
 	Self        Member             `json:"self"`
-	Members     []Member           `json:"members"`     // the others, as far as memberlist takes them for alive
-	Connections []ConnectionStatus `json:"connections"` // by start id of the peer
-	Refused     map[string]uint64  `json:"refused"`     // what came from the network and was refused, by reason
+	Members     []Member           `json:"members"`             // the others, as far as memberlist takes them for alive
+	Connections []ConnectionStatus `json:"connections"`         // by start id of the peer
+	Refused     map[string]uint64  `json:"refused"`             // what came from the network and was refused, by reason
+	RefusedAt   time.Time          `json:"refused_at,omitzero"` // the last of it
 	Core        Status             `json:"core"`
 }
 
@@ -29,7 +30,8 @@ type ConnectionStatus struct {
 
 // Status returns what there is to see.
 func (n *Node) Status() NodeStatus {
-	s := NodeStatus{Refused: n.refused.snapshot(), Core: n.core.Status()}
+	s := NodeStatus{Core: n.core.Status()}
+	s.Refused, s.RefusedAt = n.refused.snapshot()
 	s.Self, s.Members = n.members.all()
 	up := n.links.all()
 	for _, l := range up {

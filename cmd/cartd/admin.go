@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"sync"
 	"time"
@@ -23,11 +24,13 @@ const (
 // adminConfig says which nodes a command for operators asks.
 type adminConfig struct {
 	addresses []string // of the operators' listeners
+	json      bool     // show what they say as it is
 }
 
 func (c *adminConfig) flags(f *pflag.FlagSet) {
 	f.StringSliceVar(&c.addresses, "admin", []string{"127.0.0.1:8081"},
-		"addresses of the operators' listeners of the nodes to ask, host:port, as their --admin-listen; may be repeated")
+		"addresses of the operators' listeners of the nodes to ask, host:port, as their --admin-listen; with commas or repeated")
+	f.BoolVar(&c.json, "json", false, "print what each node answers at /debug/cluster, as it is, one after the other")
 }
 
 func (c *adminConfig) check() error {
@@ -77,19 +80,22 @@ func fetchStatus(ctx context.Context, address string) (z *status, raw []byte, er
 	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return nil, nil, err
+		if e := new(url.Error); errors.As(err, &e) {
+			err = e.Err // the rest is the address
+		}
+		return nil, nil, fmt.Errorf("%s: %w", address, err)
 	}
 	defer response.Body.Close()
 	raw, err = io.ReadAll(io.LimitReader(response.Body, maxAdminAnswer))
 	switch {
 	case err != nil:
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%s: %w", address, err)
 	case response.StatusCode != http.StatusOK:
-		return nil, nil, fmt.Errorf("%s: %s, which is no operators' listener of cartd", request.URL, response.Status)
+		return nil, nil, fmt.Errorf("%s: %s, which is no operators' listener of cartd", address, response.Status)
 	}
 	z = new(status)
 	if err := json.Unmarshal(raw, z); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", request.URL, err)
+		return nil, nil, fmt.Errorf("%s: no status of cartd: %w", address, err)
 	}
 	return z, raw, nil
 }

@@ -1,7 +1,8 @@
 // Command cartd keeps shopping carts and serves them over HTTP.
 //
 // Exit codes: 0 after a clean stop, 1 after a failure while running, 2 for settings that it was
-// started with and cannot follow.
+// started with and cannot follow. Those of status are 0, 3 and 4 for a region that is ok, at risk or
+// failing, and 1 where no node answers.
 package main
 
 import (
@@ -35,7 +36,8 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(serveCommand(environ), backupCommand(environ), restoreCommand(environ), migrateCommand(environ), keygenCommand(), versionCommand())
+	root.AddCommand(serveCommand(environ), membersCommand(environ), statusCommand(environ), backupCommand(environ),
+		restoreCommand(environ), migrateCommand(environ), keygenCommand(), versionCommand())
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -43,12 +45,21 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if err == nil {
 		return 0
 	}
+	var verdict exitCode
+	if errors.As(err, &verdict) {
+		return int(verdict)
+	}
 	fmt.Fprintln(stderr, "cartd:", err)
 	if errors.As(err, new(usageError)) {
 		return 2
 	}
 	return 1
 }
+
+// exitCode ends the process without a word: what there is to say, the command has said.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 // usageError is an error in the settings.
 type usageError struct{ error }

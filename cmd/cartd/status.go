@@ -14,6 +14,7 @@ import (
 // seconds.
 type status struct {
 	Version string            `json:"version"`
+	Time    time.Time         `json:"time"` // of the node, when this was read
 	Ready   bool              `json:"ready"`
 	Checks  map[string]string `json:"checks"`
 
@@ -77,8 +78,9 @@ type clockStatus struct {
 
 // refusedStatus counts what came from elsewhere and was not taken, by reason, since the start.
 type refusedStatus struct {
-	Network  map[string]uint64 `json:"network"`  // at the peer ports
-	Payloads map[string]int64  `json:"payloads"` // changes of carts, from peers
+	Network     map[string]uint64 `json:"network"`               // at the peer ports
+	NetworkLast time.Time         `json:"network_last,omitzero"` // when there was the last of these
+	Payloads    map[string]int64  `json:"payloads"`              // changes of carts, from peers
 }
 
 type cartsStatus struct {
@@ -87,7 +89,7 @@ type cartsStatus struct {
 	Evicted         int64   `json:"evicted"`
 	Unsaved         int     `json:"unsaved"` // the store lacks something of them
 	OldestUnsaved   float64 `json:"oldest_unsaved_seconds"`
-	UnderReplicated int     `json:"under_replicated"` // of something of them, so few nodes are known to hold it that it could be lost
+	UnderReplicated int     `json:"under_replicated"` // of these: too few nodes are known to hold what the database lacks
 	FlushPause      float64 `json:"flush_pause_seconds"`
 	Indexed         bool    `json:"indexed"`
 	Repeated        int64   `json:"repeated_payloads"` // changes from peers that told nothing new
@@ -124,7 +126,7 @@ type storeStatus struct {
 
 // status reads the node.
 func (n *node) status() *status {
-	z := &status{Version: version(), Members: []memberStatus{}, Links: []linkStatus{}}
+	z := &status{Version: version(), Time: time.Now(), Members: []memberStatus{}, Links: []linkStatus{}}
 	z.Checks, z.Ready = n.ready()
 	if !n.serving.Load() {
 		return z
@@ -216,7 +218,7 @@ func (z *status) cluster(s gossip.NodeStatus, needed int) {
 			z.Linked++
 		}
 	}
-	z.Refused.Network = s.Refused
+	z.Refused.Network, z.Refused.NetworkLast = s.Refused, s.RefusedAt
 	z.Counters = s.Core.Counters
 }
 

@@ -1,0 +1,240 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"cartd/internal/pgtest"
+)
+
+// healthy is the status of one of three nodes with a database, of which nothing is short.
+func healthy() *status {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	z := &status{
+		Time: now, Ready: true, Linked: 2, Needed: 1,
+		Checks:  map[string]string{"serving": "ok", "store": "ok", "joining": "ok", "clock": "ok", "peers": "2 linked, 1 needed"},
+		Node:    &memberStatus{Name: "10.0.0.1:7946/a1", StartID: "a1", Zone: "one", State: "active"},
+		Refused: refusedStatus{Network: map[string]uint64{"gossip-key": 0}, Payloads: map[string]int64{"malformed": 0}},
+		Carts:   &cartsStatus{Resident: 1000, Unsaved: 12, OldestUnsaved: 0.3},
+		Store:   &storeStatus{Kind: "postgres", Reachable: true},
+	}
+	for _, peer := range []string{"10.0.0.2:7946/b2", "10.0.0.3:7946/c3"} {
+		id := peer[len(peer)-2:]
+		z.Members = append(z.Members, memberStatus{Name: peer, StartID: id})
+		z.Links = append(z.Links, linkStatus{Peer: peer, StartID: id, Up: true, RoundTrip: 0.0004, BacklogItems: 3, Lag: 0.02})
+	}
+	return z
+}
+
+// alone makes a node one without a cluster.
+func alone(z *status, kind string) {
+	z.Node, z.Members, z.Links, z.Linked, z.Needed = nil, nil, nil, 0, 0
+	z.Store.Kind = kind
+}
+
+func lose(z *status, peers int) {
+	z.Linked -= peers
+	for i := range peers {
+		z.Links[i].Up, z.Links[i].LastError = false, "EOF"
+	}
+	z.Members = z.Members[peers:]
+}
+
+func away(z *status) {
+	z.Store.Reachable, z.Store.AwaySince, z.Store.LastError = false, z.Time.Add(-2*time.Minute), "connection refused"
+}
+
+func TestJudge(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		change func(z *status)
+		level  level
+		want   string // what is found first
+	}{
+		{"healthy", func(*status) {}, fine, ""},
+		{"one of three is lost", func(z *status) { lose(z, 1) }, fine, "lost: 10.0.0.2:7946 is gone: EOF"},
+		{"one was replaced", func(z *status) { lose(z, 1); z.Members[0].Name = "10.0.0.2:7946/d4" }, fine, ""},
+		{"the others are lost", func(z *status) { lose(z, 2) }, atRisk,
+			"holders: 0 other nodes linked, 1 needed: only the database holds writes"},
+		{"no link with a live member", func(z *status) { z.Linked, z.Links[1].Up = 1, false }, atRisk, "link: that with 10.0.0.3:7946 is down: "},
+		{"the database is away", away, atRisk, "database: away for 2m0s: connection refused"},
+		{"the database is away, and one node", func(z *status) { away(z); lose(z, 1) }, atRisk, "database: away for 2m0s: connection refused"},
+		{"the database is away, and all other nodes", func(z *status) { away(z); lose(z, 2) }, refusing,
+			"holders: 0 other nodes linked, 1 needed, and no database: nobody can hold a write"},
+		{"the database is full", func(z *status) {
+			z.Store.StalledSince, z.Store.StalledBy = z.Time.Add(-time.Second), "No space left on device"
+		}, atRisk, "database: takes nothing for 1s: No space left on device"},
+		{"the database is full, and the others are lost", func(z *status) {
+			lose(z, 2)
+			z.Store.StalledSince, z.Store.StalledBy = z.Time, "No space left on device"
+		}, refusing, "holders: 0 other nodes linked, 1 needed, and no database: nobody can hold a write"},
+		{"files of their own", func(z *status) { z.Store.Kind = "sqlite" }, fine, ""},
+		{"files of their own, and the others are lost", func(z *status) { z.Store.Kind = "sqlite"; lose(z, 2) }, refusing,
+			"holders: 0 other nodes linked, 1 needed, and no database: nobody can hold a write"},
+		{"alone", func(z *status) { alone(z, "sqlite") }, fine, ""},
+		{"alone, the disk is full", func(z *status) {
+			alone(z, "sqlite")
+			z.Store.StalledSince, z.Store.StalledBy = z.Time, "disk full"
+		}, refusing, "disk: takes nothing for 0s: disk full"},
+		{"alone, the database is away", func(z *status) { alone(z, "postgres"); away(z) }, refusing, "database: away for 2m0s: connection refused"},
+		{"starting", func(z *status) {
+			*z = status{Time: z.Time, Checks: map[string]string{"serving": "starting", "store": "ok"}}
+		}, atRisk, "serving: the node is not ready: starting"},
+		{"joining", func(z *status) { z.Checks["joining"] = "finding out" }, atRisk, "joining: the node is not ready: finding out"},
+		{"behind", func(z *status) { z.Carts.OldestUnsaved = 12 }, atRisk, "backlog: 12 carts not yet saved, the oldest write for 12s"},
+		{"as far behind as is wanted", func(z *status) { z.Carts.OldestUnsaved = 6 }, fine, ""},
+		{"under-replicated", func(z *status) { z.Carts.UnderReplicated = 4 }, atRisk,
+			"backlog: 4 carts with writes that fewer than 2 live nodes are known to hold, and not the database"},
+		{"a peer lags", func(z *status) { z.Links[0].Lag = 4 }, atRisk, "link: 10.0.0.2:7946 lags by 4s: 3 changes not acknowledged"},
+		{"a peer needs sync", func(z *status) { z.Links[0].NeedsSync = true }, atRisk,
+			"link: 10.0.0.2:7946 needs sync: it may lack carts, and is being compared"},
+		{"a clock is off", func(z *status) { z.Clock.Offset = -7.5 }, atRisk,
+			"clock: 7.5s off the other nodes; more than a minute makes the node not ready"},
+		{"a clock is bad", func(z *status) { z.Clock = clockStatus{90, true} }, atRisk,
+			"clock: 1m30s off most other nodes, more than a minute: the node is not ready"},
+		{"a cart in doubt", func(z *status) { z.Store.Damaged = 2 }, atRisk,
+			"in doubt: 2 stored carts fail their checksum, and are answered 503 while no node has them whole"},
+		{"refusals", func(z *status) {
+			z.Refused.Network = map[string]uint64{"link-certificate": 3, "gossip-key": 7}
+			z.Refused.NetworkLast = z.Time.Add(-time.Minute)
+		}, fine, "refused: at the peer ports, the last 1m0s ago: gossip-key 7, link-certificate 3"},
+		{"refused changes", func(z *status) { z.Refused.Payloads["too-new"] = 1 }, fine, "refused: changes from other nodes: too-new 1"},
+	} {
+		z := healthy()
+		test.change(z)
+		found, first := judge(z), ""
+		if len(found) > 0 {
+			first = found[0].about + ": " + found[0].says
+		}
+		if got := worst(found); got != test.level || first != test.want {
+			t.Errorf("%s: %v, by %q; want %v, by %q", test.name, got, first, test.level, test.want)
+		}
+	}
+}
+
+// What status prints of three nodes fits on a screen, whatever is wrong with them.
+func TestStatusFitsOnAScreen(t *testing.T) {
+	fit := func(name string, l level, readings []reading) string {
+		t.Helper()
+		var b bytes.Buffer
+		if got := writeStatus(&b, answers(readings), readings); got != l {
+			t.Errorf("%s: %v, not %v", name, got, l)
+		}
+		lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
+		for _, line := range lines {
+			if utf8.RuneCountInString(line) > 100 {
+				t.Errorf("%s: a line of %d columns: %s", name, utf8.RuneCountInString(line), line)
+			}
+		}
+		if len(lines) > 25 {
+			t.Errorf("%s: %d lines:\n%s", name, len(lines), &b)
+		}
+		return b.String()
+	}
+	three := func(change func(i int, z *status)) (readings []reading) {
+		for i := range 3 {
+			z := healthy()
+			change(i, z)
+			readings = append(readings, reading{address: fmt.Sprintf("10.0.0.%d:8081", i+1), status: z})
+		}
+		return readings
+	}
+	if said := fit("healthy", fine, three(func(int, *status) {})); !strings.HasPrefix(said, "ok: every acknowledged write is held by 2 nodes or the database\n\nNODE") {
+		t.Errorf("%s", said)
+	}
+	said := fit("all is wrong", refusing, three(func(i int, z *status) {
+		lose(z, 2)
+		away(z)
+		z.Store.LastError = strings.Repeat("no\n\tno ", 100+i)
+		z.Carts.UnderReplicated, z.Carts.OldestUnsaved, z.Store.Damaged = 7+i, 120, 3
+		z.Clock = clockStatus{-3600, true}
+		z.Refused.Network["gossip-key"] = 1 << 40
+	}))
+	if !strings.HasPrefix(said, "failing: writes are refused") || !strings.Contains(said, "at 3 of 3 nodes: 0 other nodes linked") {
+		t.Errorf("%s", said)
+	}
+	readings := three(func(int, *status) {})
+	readings[1] = reading{address: "10.0.0.2:8081", err: fmt.Errorf("10.0.0.2:8081: connection refused")}
+	if said := fit("one does not answer", atRisk, readings); !strings.Contains(said, "\n  no answer  10.0.0.2:8081: connection refused\n") {
+		t.Errorf("%s", said)
+	}
+}
+
+// ask runs a command for operators.
+func ask(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, err bytes.Buffer
+	code = run(t.Context(), args, nil, &out, &err)
+	return code, out.String(), err.String()
+}
+
+// TestOperatorsCommands asks the nodes of a region, and one that is alone.
+func TestOperatorsCommands(t *testing.T) {
+	url := pgtest.New(t)
+	key := strings.TrimSpace(keygen(t))
+	a := startMember(t, key, nil, "--database-url", url, "--zone", "one")
+	b := startMember(t, key, []*member{a}, "--database-url", url, "--zone", "two")
+	a.wantReady()
+	b.wantReady()
+	single := startMember(t, key, nil, "--data-dir", t.TempDir())
+	admin := a.adminAddr.String() + "," + b.adminAddr.String()
+
+	await(t, "the region is fine", func() bool {
+		code, stdout, _ := ask(t, "status", "--admin", admin)
+		return code == 0 && strings.HasPrefix(stdout, "ok: ") && strings.Count(stdout, " up ") == 2
+	})
+	code, stdout, stderr := ask(t, "members", "--admin", a.adminAddr.String())
+	lines := strings.Split(stdout, "\n")
+	if code != 0 || len(lines) != 4 || !strings.HasPrefix(lines[1], a.region.Status().Self.Name) || !strings.Contains(lines[1], "this node") ||
+		!strings.HasPrefix(lines[2], b.region.Status().Self.Name) || !strings.Contains(lines[2], b.publicAddr.String()) {
+		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
+	}
+	code, stdout, _ = ask(t, "status", "--json", "--admin", a.adminAddr.String())
+	if z := new(status); code != 0 || json.Unmarshal([]byte(stdout), z) != nil || z.Node.Name != a.region.Status().Self.Name {
+		t.Errorf("exit code %d: %s", code, stdout)
+	}
+
+	// Nobody else can hold a write of this one, and its file acknowledges nothing.
+	if code, stdout, _ := ask(t, "status", "--admin", single.adminAddr.String()); code != int(exitFailing) || !strings.HasPrefix(stdout, "failing: ") {
+		t.Errorf("exit code %d: %s", code, stdout)
+	}
+	b.halt()
+	await(t, "the region is at risk", func() bool {
+		code, stdout, _ := ask(t, "status", "--admin", admin)
+		return code == int(exitAtRisk) && strings.Contains(stdout, "only the database holds writes") && strings.Contains(stdout, "no answer")
+	})
+	if code, stdout, stderr := ask(t, "members", "--admin", admin); code != 1 || !strings.Contains(stdout, "this node") || !strings.Contains(stderr, b.adminAddr.String()) {
+		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
+	}
+	if code, stdout, stderr := ask(t, "status", "--admin", b.adminAddr.String()); code != 1 || stdout != "" || strings.Count(stderr, "\n") != 1 {
+		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
+	}
+	// The API is no operators' listener.
+	if code, _, stderr := ask(t, "status", "--admin", a.publicAddr.String()); code != 1 || !strings.Contains(stderr, "no operators' listener") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
+
+// A node that is alone has a status, too, and its commands run in the environment of serve.
+func TestOperatorsCommandsAlone(t *testing.T) {
+	p := start(t, t.TempDir())
+	address := strings.TrimPrefix(p.admin, "http://")
+	var out bytes.Buffer
+	code := run(t.Context(), []string{"status"}, []string{"CARTD_ADMIN=" + address, "CARTD_DATA_DIR=x"}, &out, &out)
+	if code != 0 || !strings.HasPrefix(out.String(), "ok: every acknowledged write is held by this node's disk\n") {
+		t.Errorf("exit code %d: %s", code, &out)
+	}
+	if code, stdout, _ := ask(t, "members", "--admin", address); code != 0 || stdout != "This node is alone: it has no cluster key.\n" {
+		t.Errorf("exit code %d: %s", code, stdout)
+	}
+	for _, args := range [][]string{{"status", "--admin", "here"}, {"members", "--admin", ""}, {"status", "now"}} {
+		if code, _, stderr := ask(t, args...); code != 2 || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%v: exit code %d: %s", args, code, stderr)
+		}
+	}
+}
