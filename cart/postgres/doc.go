@@ -38,7 +38,8 @@
 //
 // A damaged row: Load returns cart.ErrDamaged and the row stays as it is. Deltas of the cart become
 // fragments; a whole state of the cart, once committed, replaces the row. A damaged fragment
-// makes Load return cart.ErrDamaged too.
+// makes Load return cart.ErrDamaged too. Damaged carts are looked at again every 30 s, since another
+// process may have replaced them.
 //
 // A database that is away: nobody waits for timeouts to find out again. What fails because no server
 // is there, or because nothing is heard of one for a second, opens a breaker: until a probe in the

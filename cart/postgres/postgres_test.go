@@ -135,6 +135,16 @@ func TestDamagedRow(t *testing.T) {
 		t.Errorf("the damaged cart is logged %d times:\n%s", n, &log)
 	}
 
+	other := open(t, url, Options{})
+	wantDamaged(t, other, hurt)
+	wantReported := func(s *Store, n int) {
+		t.Helper()
+		if got := s.Stats().Damaged; got != n {
+			t.Errorf("%d damaged carts, not %d", got, n)
+		}
+	}
+	wantReported(other, 1)
+
 	pears := bare(hurt.add(t, "pears"))
 	commit(t, s, pears, whole.add(t, "apples"))
 	commit(t, s, pears, bare(hurt.remove(t, "apples")), pears)
@@ -144,11 +154,16 @@ func TestDamagedRow(t *testing.T) {
 		t.Errorf("%d fragments, not 2", n)
 	}
 
-	other := &basket{hurt.id, 8, hurt.state} // knows nothing of what follows here
+	other.recheck(background)
+	wantReported(other, 1)
+	elsewhere := &basket{hurt.id, 8, hurt.state} // knows nothing of what follows here
 	commit(t, s, bare(hurt.add(t, "plums")))
-	other.add(t, "figs")
-	commit(t, s, cart.Change{ID: hurt.id, Delta: nil, State: other.state})
-	hurt.state = crdt.Join(hurt.state, other.state)
+	elsewhere.add(t, "figs")
+	commit(t, s, cart.Change{ID: hurt.id, Delta: nil, State: elsewhere.state})
+	hurt.state = crdt.Join(hurt.state, elsewhere.state)
+	wantReported(s, 0)
+	other.recheck(background) // what another store replaced
+	wantReported(other, 0)
 	wantState(t, s, hurt)
 	if n := fragments(t, s); n != 0 {
 		t.Errorf("%d fragments are left", n)

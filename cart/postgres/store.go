@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,7 +62,7 @@ type Store struct {
 	heard   atomic.Int64 // when the database last answered, in nanoseconds of Unix time
 	isSetUp bool         // used by Open and then by probe alone
 	stop    context.CancelFunc
-	running sync.WaitGroup // the goroutine that probes
+	running sync.WaitGroup // the goroutines that probe and look again
 	failed  chan struct{}
 
 	writeMu sync.Mutex // held around each commit; guards buf
@@ -107,6 +109,7 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 			s.fail(err)
 		}
 	})
+	s.running.Go(func() { s.lookAgain(running) })
 	return s, nil
 }
 
@@ -273,11 +276,13 @@ func (s *Store) Load(ctx context.Context, id cart.ID) (*crdt.State, error) {
 	state, left, err := rows[id].load(id)
 	switch {
 	case errors.Is(err, cart.ErrNotFound):
+		s.unreport(id)
 		return nil, err
 	case err != nil:
 		s.report(id, err)
 		return nil, fmt.Errorf("postgres: load: %w", err)
 	}
+	s.unreport(id)
 	s.noteLeft(id, left)
 	return state, nil
 }
@@ -314,5 +319,45 @@ func (s *Store) report(id cart.ID, err error) {
 	if !s.reported[id] {
 		s.reported[id] = true
 		s.log.Error("a stored cart is damaged", "cart", id.String(), "error", err)
+	}
+}
+
+// unreport takes note that a cart can be read.
+func (s *Store) unreport(id cart.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reported[id] {
+		delete(s.reported, id)
+		s.log.Info("a stored cart is not damaged any more", "cart", id.String())
+	}
+}
+
+// Damaged carts are looked at again every recheckEvery, some at a time: another node may have replaced
+// them, or a person.
+const (
+	recheckEvery = 30 * time.Second
+	recheckMost  = 100
+)
+
+func (s *Store) lookAgain(ctx context.Context) {
+	ticker := time.NewTicker(recheckEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			s.recheck(ctx)
+		}
+	}
+}
+
+// recheck loads damaged carts, which corrects what is known of them.
+func (s *Store) recheck(ctx context.Context) {
+	s.mu.Lock()
+	ids := slices.Collect(maps.Keys(s.reported)) // in random order
+	s.mu.Unlock()
+	for _, id := range ids[:min(len(ids), recheckMost)] {
+		_, _ = s.Load(ctx, id)
 	}
 }

@@ -86,11 +86,11 @@ func TestJudge(t *testing.T) {
 			*z = status{Time: z.Time, Checks: map[string]string{"serving": "starting", "store": "ok"}}
 		}, atRisk, "serving: the node is not ready: starting"},
 		{"joining", func(z *status) { z.Checks["joining"] = "finding out" }, atRisk, "joining: the node is not ready: finding out"},
-		{"behind", func(z *status) { z.Carts.OldestUnsaved = 12 }, atRisk, "backlog: 12 carts not yet saved, the oldest write for 12s"},
+		{"behind", func(z *status) { z.Carts.OldestUnsaved = 12 }, atRisk, "backlog: carts not yet saved: 12, the oldest write for 12s"},
 		{"as far behind as is wanted", func(z *status) { z.Carts.OldestUnsaved = 6 }, fine, ""},
 		{"under-replicated", func(z *status) { z.Carts.UnderReplicated = 4 }, atRisk,
-			"backlog: 4 carts with writes that fewer than 2 live nodes are known to hold, and not the database"},
-		{"a peer lags", func(z *status) { z.Links[0].Lag = 4 }, atRisk, "link: 10.0.0.2:7946 lags by 4s: 3 changes not acknowledged"},
+			"backlog: carts with writes that the database lacks and fewer than 2 live nodes are known to hold: 4"},
+		{"a peer lags", func(z *status) { z.Links[0].Lag = 4 }, atRisk, "link: 10.0.0.2:7946 lags by 4s; changes not acknowledged: 3"},
 		{"a peer needs sync", func(z *status) { z.Links[0].NeedsSync = true }, atRisk,
 			"link: 10.0.0.2:7946 needs sync: it may lack carts, and is being compared"},
 		{"a clock is off", func(z *status) { z.Clock.Offset = -7.5 }, atRisk,
@@ -98,7 +98,7 @@ func TestJudge(t *testing.T) {
 		{"a clock is bad", func(z *status) { z.Clock = clockStatus{90, true} }, atRisk,
 			"clock: 1m30s off most other nodes, more than a minute: the node is not ready"},
 		{"a cart in doubt", func(z *status) { z.Store.Damaged = 2 }, atRisk,
-			"in doubt: 2 stored carts fail their checksum, and are answered 503 while no node has them whole"},
+			"in doubt: stored carts that fail their checksum: 2; they are answered 503 where no node has them in memory"},
 		{"refusals", func(z *status) {
 			z.Refused.Network = map[string]uint64{"link-certificate": 3, "gossip-key": 7}
 			z.Refused.NetworkLast = z.Time.Add(-time.Minute)

@@ -148,7 +148,7 @@ func (all *findings) store(z *status) {
 		all.add(l, name, "takes nothing for %s: %s", z.age(s.StalledSince), s.StalledBy)
 	}
 	if s.Damaged > 0 {
-		all.add(atRisk, "in doubt", "%d stored carts fail their checksum, and are answered 503 while no node has them whole", s.Damaged)
+		all.add(atRisk, "in doubt", "stored carts that fail their checksum: %d; they are answered 503 where no node has them in memory", s.Damaged)
 	}
 }
 
@@ -156,11 +156,11 @@ func (all *findings) store(z *status) {
 func (all *findings) backlog(z *status) {
 	c := z.Carts
 	if c.UnderReplicated > 0 {
-		all.add(atRisk, "backlog", "%d carts with writes that fewer than %d live nodes are known to hold, and not the database",
-			c.UnderReplicated, 1+z.Needed)
+		all.add(atRisk, "backlog", "carts with writes that the database lacks and fewer than %d live nodes are known to hold: %d",
+			1+z.Needed, c.UnderReplicated)
 	}
 	if oldest := seconds(c.OldestUnsaved); c.Unsaved > 0 && oldest > slowBacklog {
-		all.add(atRisk, "backlog", "%d carts not yet saved, the oldest write for %s", c.Unsaved, inWords(oldest))
+		all.add(atRisk, "backlog", "carts not yet saved: %d, the oldest write for %s", c.Unsaved, inWords(oldest))
 	}
 }
 
@@ -176,7 +176,7 @@ func (all *findings) links(z *status) {
 		case l.NeedsSync:
 			all.add(atRisk, "link", "%s needs sync: it may lack carts, and is being compared", shortName(l.Peer))
 		case lag > slowPeer:
-			all.add(atRisk, "link", "%s lags by %s: %d changes not acknowledged", shortName(l.Peer), inWords(lag), l.BacklogItems)
+			all.add(atRisk, "link", "%s lags by %s; changes not acknowledged: %d", shortName(l.Peer), inWords(lag), l.BacklogItems)
 		}
 	}
 }
