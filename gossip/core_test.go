@@ -248,6 +248,25 @@ func TestRoundTripAndClocks(t *testing.T) {
 	expect(t, "bad of the others", bad, false)
 }
 
+// Of three nodes it is the one whose clock is off that is told so, on whichever side it is.
+func TestTheClockOfOneOfThree(t *testing.T) {
+	for _, ahead := range []time.Duration{-2 * time.Minute, 2 * time.Minute} {
+		s := newScene(t, 3, func(o *CoreOptions) {
+			if o.Self.Start == 1 {
+				now := o.Now
+				o.Now = func() time.Time { return now().Add(ahead) }
+			}
+		})
+		s.connect()
+		s.run(2 * time.Second)
+		for i, want := range []time.Duration{-ahead, 0, 0} {
+			offset, bad := s.actors[i].ClockSkew()
+			expect(t, "offset", offset, want)
+			expect(t, "bad", bad, want != 0)
+		}
+	}
+}
+
 func TestClockIsEchoedAtOnce(t *testing.T) {
 	s := connected(t, 2)
 	a, b := s.actors[0], s.actors[1]

@@ -124,7 +124,8 @@ func (p *peer) status(now time.Time) LinkStatus {
 const maxSkew = time.Minute
 
 // ClockSkew compares the clock of this node with those of its live peers. The offset is the median of
-// theirs from this node's; bad reports that more than half of them are off by more than a minute.
+// theirs from this node's, and of two middle ones the smaller: of three nodes the one that is off is off both
+// others, and they are not. bad reports that more than half of them are off by more than a minute.
 func (c *Core) ClockSkew() (offset time.Duration, bad bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -143,5 +144,9 @@ func (c *Core) ClockSkew() (offset time.Duration, bad bool) {
 		return 0, false
 	}
 	slices.Sort(offsets)
-	return offsets[len(offsets)/2], 2*far > len(offsets)
+	lower, upper := offsets[(len(offsets)-1)/2], offsets[len(offsets)/2]
+	if lower.Abs() < upper.Abs() {
+		upper = lower
+	}
+	return upper, 2*far > len(offsets)
 }

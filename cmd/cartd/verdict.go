@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"cartd/cart"
 )
 
 // level is how well a node keeps the promise that no acknowledged write is lost and that writes are taken.
@@ -145,11 +147,19 @@ func (all *findings) store(z *status) {
 	case !s.Reachable:
 		all.add(l, name, "away for %s: %s", z.age(s.AwaySince), s.LastError)
 	case !s.StalledSince.IsZero():
-		all.add(l, name, "takes nothing for %s: %s", z.age(s.StalledSince), s.StalledBy)
+		all.add(l, name, "takes nothing for %s: %s", z.age(s.StalledSince), cause(s.StalledBy))
 	}
 	if s.Damaged > 0 {
 		all.add(atRisk, "in doubt", "stored carts that fail their checksum: %d; they are answered 503 where no node has them in memory", s.Damaged)
 	}
+}
+
+// cause leaves out of an error of the store what every such error says.
+func cause(why string) string {
+	if _, rest, found := strings.Cut(why, cart.ErrNoRoom.Error()+": "); found {
+		return rest
+	}
+	return why
 }
 
 // backlog judges what the database lacks.
