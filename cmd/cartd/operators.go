@@ -134,7 +134,7 @@ func writeMembers(w io.Writer, z *status) {
 			row(memberStatus{Name: l.Peer, State: "gone"}, linkColumns(l)...)
 		}
 	}
-	t.Flush()
+	t.show()
 }
 
 // linkColumns shows a link: LINK, ROUND TRIP, BACKLOG and CLOCK.
@@ -151,11 +151,11 @@ func linkColumns(l linkStatus) []string {
 
 // offset shows how far a clock is ahead, in seconds.
 func offset(s float64) string {
-	if d := inWords(seconds(s)); s <= 0 {
-		return d
-	} else {
-		return "+" + d
+	sign := ""
+	if s > 0 {
+		sign = "+"
 	}
+	return sign + inWords(seconds(s))
 }
 
 // writeStatus shows what nodes said, on one screen for three of them, and returns the level of the worst. Of all
@@ -198,8 +198,10 @@ type group struct {
 // groupFindings puts together what nodes found, and what they did not answer, the worst first.
 func groupFindings(up, all []reading) (groups []group) {
 	add := func(f finding, at string) {
-		same := func(g group) bool { return g.level == f.level && g.about == f.about && g.at != at }
-		if i := slices.IndexFunc(groups, same); i >= 0 && alike(groups[i].says, f.says) {
+		same := func(g group) bool {
+			return g.level == f.level && g.about == f.about && g.at != at && alike(g.says, f.says)
+		}
+		if i := slices.IndexFunc(groups, same); i >= 0 {
 			groups[i].nodes++
 			return
 		}
@@ -219,17 +221,14 @@ func groupFindings(up, all []reading) (groups []group) {
 	return groups
 }
 
-// alike reports whether two findings differ in numbers at most.
+// alike reports whether two findings differ in how many or how long at most.
 func alike(a, b string) bool {
-	letters := func(s string) string {
-		return strings.Map(func(r rune) rune {
-			if strings.ContainsRune("0123456789.hmsµn", r) {
-				return -1
-			}
-			return r
-		}, s)
+	number := func(word string) bool {
+		return word[0] >= '0' && word[0] <= '9' && !strings.Contains(strings.TrimRight(word, ":"), ":") // no address
 	}
-	return letters(a) == letters(b)
+	return slices.EqualFunc(strings.Fields(a), strings.Fields(b), func(a, b string) bool {
+		return a == b || number(a) && number(b)
+	})
 }
 
 // lines shows what was found in a line or two.
@@ -245,6 +244,9 @@ func (g group) lines(asked int) []string {
 	var lines []string
 	line := fmt.Sprintf("  %-9s ", g.about)
 	for _, word := range strings.Fields(where + g.says) { // errors may have several lines
+		if long := []rune(word); len(long) > screen-margin {
+			word = string(long[:screen-margin-1]) + "…"
+		}
 		if utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > screen {
 			lines = append(lines, line)
 			line = strings.Repeat(" ", margin-1)
@@ -278,7 +280,7 @@ func writeNodes(w io.Writer, up []reading) {
 		}
 		t.row(row...)
 	}
-	t.Flush()
+	t.show()
 }
 
 // shortName leaves the start id out of the name of a process.
@@ -312,7 +314,7 @@ func writeLinks(w io.Writer, up []reading) {
 	}
 	if rows > 0 {
 		fmt.Fprintln(w)
-		t.Flush()
+		t.show()
 	}
 }
 
@@ -331,8 +333,8 @@ func writeTotals(w io.Writer, up []reading) {
 
 // table is text in columns.
 type table struct {
-	*tabwriter.Writer
-	columns int
+	*tabwriter.Writer // which holds the rows back
+	columns           int
 }
 
 func newTable(w io.Writer, header ...string) table {
@@ -341,7 +343,10 @@ func newTable(w io.Writer, header ...string) table {
 	return t
 }
 
-// row writes a row. What is empty or missing shows as a dash.
+// show writes what the rows are. A command line has nowhere to report that its terminal is gone.
+func (t table) show() { _ = t.Flush() }
+
+// row adds a row. What is empty or missing shows as a dash.
 func (t table) row(cells ...string) {
 	row := make([]string, t.columns)
 	for i := range row {

@@ -59,13 +59,17 @@ func TestJudge(t *testing.T) {
 		{"healthy", func(*status) {}, fine, ""},
 		{"one of three is lost", func(z *status) { lose(z, 1) }, fine, "lost: 10.0.0.2:7946 is gone: EOF"},
 		{"one was replaced", func(z *status) { lose(z, 1); z.Members[0].Name = "10.0.0.2:7946/d4" }, fine, ""},
-		{"the others are lost", func(z *status) { lose(z, 2) }, atRisk,
-			"holders: 0 other nodes linked, 1 needed: only the database holds writes"},
+		{
+			"the others are lost", func(z *status) { lose(z, 2) }, atRisk,
+			"holders: 0 other nodes linked, 1 needed: only the database holds writes",
+		},
 		{"no link with a live member", func(z *status) { z.Linked, z.Links[1].Up = 1, false }, atRisk, "link: that with 10.0.0.3:7946 is down: "},
 		{"the database is away", away, atRisk, "database: away for 2m0s: connection refused"},
 		{"the database is away, and one node", func(z *status) { away(z); lose(z, 1) }, atRisk, "database: away for 2m0s: connection refused"},
-		{"the database is away, and all other nodes", func(z *status) { away(z); lose(z, 2) }, refusing,
-			"holders: 0 other nodes linked, 1 needed, and no database: nobody can hold a write"},
+		{
+			"the database is away, and all other nodes", func(z *status) { away(z); lose(z, 2) }, refusing,
+			"holders: 0 other nodes linked, 1 needed, and no database: nobody can hold a write",
+		},
 		{"the database is full", func(z *status) {
 			z.Store.StalledSince, z.Store.StalledBy = z.Time.Add(-time.Second), "No space left on device"
 		}, atRisk, "database: takes nothing for 1s: No space left on device"},
@@ -74,8 +78,10 @@ func TestJudge(t *testing.T) {
 			z.Store.StalledSince, z.Store.StalledBy = z.Time, "No space left on device"
 		}, refusing, "holders: 0 other nodes linked, 1 needed, and no database: nobody can hold a write"},
 		{"files of their own", func(z *status) { z.Store.Kind = "sqlite" }, fine, ""},
-		{"files of their own, and the others are lost", func(z *status) { z.Store.Kind = "sqlite"; lose(z, 2) }, refusing,
-			"holders: 0 other nodes linked, 1 needed, and no database: nobody can hold a write"},
+		{
+			"files of their own, and the others are lost", func(z *status) { z.Store.Kind = "sqlite"; lose(z, 2) }, refusing,
+			"holders: 0 other nodes linked, 1 needed, and no database: nobody can hold a write",
+		},
 		{"alone", func(z *status) { alone(z, "sqlite") }, fine, ""},
 		{"alone, the disk is full", func(z *status) {
 			alone(z, "sqlite")
@@ -88,17 +94,27 @@ func TestJudge(t *testing.T) {
 		{"joining", func(z *status) { z.Checks["joining"] = "finding out" }, atRisk, "joining: the node is not ready: finding out"},
 		{"behind", func(z *status) { z.Carts.OldestUnsaved = 12 }, atRisk, "backlog: carts not yet saved: 12, the oldest write for 12s"},
 		{"as far behind as is wanted", func(z *status) { z.Carts.OldestUnsaved = 6 }, fine, ""},
-		{"under-replicated", func(z *status) { z.Carts.UnderReplicated = 4 }, atRisk,
-			"backlog: carts with writes that the database lacks and fewer than 2 live nodes are known to hold: 4"},
+		{
+			"under-replicated", func(z *status) { z.Carts.UnderReplicated = 4 }, atRisk,
+			"backlog: carts with writes that the database lacks and fewer than 2 live nodes are known to hold: 4",
+		},
 		{"a peer lags", func(z *status) { z.Links[0].Lag = 4 }, atRisk, "link: 10.0.0.2:7946 lags by 4s; changes not acknowledged: 3"},
-		{"a peer needs sync", func(z *status) { z.Links[0].NeedsSync = true }, atRisk,
-			"link: 10.0.0.2:7946 needs sync: it may lack carts, and is being compared"},
-		{"a clock is off", func(z *status) { z.Clock.Offset = -7.5 }, atRisk,
-			"clock: 7.5s off the other nodes; more than a minute makes the node not ready"},
-		{"a clock is bad", func(z *status) { z.Clock = clockStatus{90, true} }, atRisk,
-			"clock: 1m30s off most other nodes, more than a minute: the node is not ready"},
-		{"a cart in doubt", func(z *status) { z.Store.Damaged = 2 }, atRisk,
-			"in doubt: stored carts that fail their checksum: 2; they are answered 503 where no node has them in memory"},
+		{
+			"a peer needs sync", func(z *status) { z.Links[0].NeedsSync = true }, atRisk,
+			"link: 10.0.0.2:7946 needs sync: it may lack carts, and is being compared",
+		},
+		{
+			"a clock is off", func(z *status) { z.Clock.Offset = -7.5 }, atRisk,
+			"clock: 7.5s off the other nodes; more than a minute makes the node not ready",
+		},
+		{
+			"a clock is bad", func(z *status) { z.Clock = clockStatus{90, true} }, atRisk,
+			"clock: 1m30s off most other nodes, more than a minute: the node is not ready",
+		},
+		{
+			"a cart in doubt", func(z *status) { z.Store.Damaged = 2 }, atRisk,
+			"in doubt: stored carts that fail their checksum: 2; they are answered 503 where no node has them in memory",
+		},
 		{"refusals", func(z *status) {
 			z.Refused.Network = map[string]uint64{"link-certificate": 3, "gossip-key": 7}
 			z.Refused.NetworkLast = z.Time.Add(-time.Minute)
@@ -158,6 +174,24 @@ func TestStatusFitsOnAScreen(t *testing.T) {
 	if !strings.HasPrefix(said, "failing: writes are refused") || !strings.Contains(said, "at 3 of 3 nodes: 0 other nodes linked") {
 		t.Errorf("%s", said)
 	}
+	fit("an error of one word", atRisk, three(func(_ int, z *status) { away(z); z.Store.LastError = strings.Repeat("x", 300) }))
+
+	// What nodes find alike is said once, and two links are two.
+	said = fit("links", atRisk, three(func(i int, z *status) {
+		z.Carts.OldestUnsaved = float64(20 + i)
+		if i < 2 {
+			z.Links[i].Up = false
+		}
+	}))
+	for _, line := range []string{
+		"\n  backlog    at 3 of 3 nodes: carts not yet saved: 12, the oldest write for 20s\n",
+		"\n  link       10.0.0.1:8081: that with 10.0.0.2:7946 is down:\n", "\n  link       10.0.0.2:8081: that with 10.0.0.3:7946 is down:\n",
+	} {
+		if !strings.Contains(said, line) {
+			t.Errorf("no %q in\n%s", line, said)
+		}
+	}
+
 	readings := three(func(int, *status) {})
 	readings[1] = reading{address: "10.0.0.2:8081", err: fmt.Errorf("10.0.0.2:8081: connection refused")}
 	if said := fit("one does not answer", atRisk, readings); !strings.Contains(said, "\n  no answer  10.0.0.2:8081: connection refused\n") {
