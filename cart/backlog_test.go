@@ -108,17 +108,17 @@ func TestARefusedWriteIsUnderReplicated(t *testing.T) {
 		release := store.full("away")
 		add, again := c.begin("", addN("A", 1)), c.begin("", addN("A", 1))
 		wantBacklog(t, s, 1, 0, 0)
-		time.Sleep(time.Second)
+		time.Sleep(giveUpOnPeers + time.Second)
 		synctest.Wait()
 		for _, answers := range []<-chan answer{add, again} {
 			if a := <-answers; !errors.Is(a.err, &Error{Reason: NotDurable}) {
 				t.Errorf("%+v", a)
 			}
 		}
-		wantBacklog(t, s, 1, time.Second, 1)
+		wantBacklog(t, s, 1, giveUpOnPeers+time.Second, 1)
 		peers.acknowledge(1)
 		peers.acknowledge(2)
-		wantBacklog(t, s, 1, time.Second, 0)
+		wantBacklog(t, s, 1, giveUpOnPeers+time.Second, 0)
 		if z := s.Stats(); z.AckedByPeers != 1 || z.AckedByDatabase != 0 || z.NotDurable != 2 {
 			t.Errorf("%d writes acknowledged by peers, %d by the database, %d refused", z.AckedByPeers, z.AckedByDatabase, z.NotDurable)
 		}

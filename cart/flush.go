@@ -26,8 +26,10 @@ const (
 
 	// hedgeAfter is when a write that the peers have not acknowledged goes to the database.
 	hedgeAfter = 20 * time.Millisecond
-	// giveUpAfter is when a write is refused that neither peers nor database have acknowledged.
-	giveUpAfter = 450 * time.Millisecond
+	// giveUpAfter is when a write is refused that neither peers nor database have acknowledged: while enough
+	// peers are there, which may be slow, as late as giveUpOnPeers.
+	giveUpAfter   = 450 * time.Millisecond
+	giveUpOnPeers = 2 * time.Second
 	// reassureAfter is when the peers get the whole cart, because of a write that is still not known to be
 	// safe: the news may be lost, or who acknowledged it.
 	reassureAfter = 5 * time.Second
@@ -302,7 +304,7 @@ func (s *Service) hedge(now int64) {
 		}
 	}
 	for _, h := range overdue {
-		switch unsafe, again := h.c.giveUp(now); {
+		switch unsafe, again := h.c.giveUp(h.at, now); {
 		case again:
 			waiting = append(waiting, h)
 		case unsafe:
@@ -355,14 +357,15 @@ func (c *change) hedge() bool {
 	return true
 }
 
-// giveUp lets go who waits for a change that is not going to be safe in time. A database that commits is
-// waited for: then it is to be looked at again.
-func (c *change) giveUp(now int64) (unsafe, again bool) {
+// giveUp lets go who waits for a change, made at a time, that is not going to be safe. A database that
+// commits is waited for, and for a while so are peers: then it is to be looked at again.
+func (c *change) giveUp(made, now int64) (unsafe, again bool) {
 	r := c.resident
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	commits := r.service.shared && now-r.service.committer.succeeded.Load() < int64(giveUpAfter)
-	if !c.durable && c.author && commits {
+	peers := now-made < int64(giveUpOnPeers) && r.service.reachable()
+	if !c.durable && c.author && (commits || peers) {
 		return true, true
 	}
 	unsafe = !c.durable

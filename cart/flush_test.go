@@ -261,6 +261,7 @@ func TestChangesAreLetGo(t *testing.T) {
 			t.Error("a change that is safe is still watched")
 		}
 		entered, release := store.blockCommits()
+		peers.setPeers(0)
 		late := c.begin("", addN("A", 1))
 		<-entered
 		s.committer.succeeded.Store(time.Now().Add(giveUpAfter).UnixNano()) // as if for others

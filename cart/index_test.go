@@ -216,6 +216,9 @@ func TestADatabaseThatWentBack(t *testing.T) {
 				s.evictOne(sh)
 			}
 		}
+		for i := range packed { // that may have been evicted with the others
+			packed[i].client(t, s).want(linesOf(packed[i].states[4]))
+		}
 		time.Sleep(2 * idleTicks * tick)
 		for i := range used {
 			used[i].client(t, s).want(linesOf(used[i].states[4]))

@@ -21,7 +21,7 @@ import (
 const (
 	// contextWait is how long a request waits for this node to see what the client has seen.
 	contextWait = 250 * time.Millisecond
-	// refreshAfter is when it asks the store and the other nodes for that.
+	// refreshAfter is when it asks the store and the other nodes for that, and again.
 	refreshAfter = 50 * time.Millisecond
 	// loadWait is how long a request waits for a load, whatever holds that up. What the store says, it says
 	// within loadTimeout, which is before that.
@@ -476,7 +476,7 @@ func (r *resident) reached(c *change) Reached {
 // the way in and out, but not while it waits.
 func (s *Service) awaitSafe(ctx context.Context, r *resident, c *change, want Durability) error {
 	var stalled <-chan struct{} // the hedger gives up where there are peers
-	if s.replicator == nil {
+	if s.replicator == nil || want == Database {
 		stalled = s.committer.stall()
 	}
 	r.mu.Unlock()
@@ -572,25 +572,19 @@ func (s *Service) awaitContext(ctx context.Context, r *resident, c *Context, at 
 	if ready() {
 		return nil
 	}
-	wait := contextWait
-	if s.replicator != nil {
-		under, stop := s.scheduler.After(refreshAfter) // it may be under way
-		defer stop()
-		if r.await(ctx, under, ready) {
+	for waited := time.Duration(0); waited < contextWait; waited += refreshAfter {
+		over, stop := s.scheduler.After(refreshAfter)
+		seen := r.await(ctx, over, ready)
+		stop()
+		if seen {
 			return nil
 		}
 		if ctx.Err() != nil {
-			return errContextUnavailable
+			break
 		}
 		s.refresh(r)
-		wait -= refreshAfter
 	}
-	over, stop := s.scheduler.After(wait)
-	defer stop()
-	if !r.await(ctx, over, ready) {
-		return errContextUnavailable
-	}
-	return nil
+	return errContextUnavailable
 }
 
 var errContextUnavailable = &Error{Reason: ContextUnavailable, Detail: "this node has not seen what Cart-Context tells of; another one may have"}
