@@ -10,19 +10,29 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"strconv"
 	"time"
 )
 
-// credentials are what a process proves on its links: that it has the cluster key, and its start id.
+// credentials are what a process proves on its links: that it has a cluster key, and its start id.
 //
-// The cluster key gives every node the same certificate authority. A process issues itself a leaf
-// that carries its start id, and takes the leaf of any other process that this authority signed. The
-// certificates never expire: who has the key can issue another one at any time, and a clock that is
-// wrong must not part a node from the others.
+// A cluster key gives every node that has it the same certificate authority. A process issues itself a
+// leaf that carries its start id, signed by the authority of the key in use, and takes the leaf of any
+// other process that the authority of one of its keys signed. The certificates never expire: who has
+// the key can issue another one at any time, and a clock that is wrong must not part a node from the others.
 type credentials struct {
-	leaf      tls.Certificate
-	authority *x509.CertPool
+	leaf        tls.Certificate
+	inUse       Fingerprint // of the key whose authority signed the leaf
+	authorities []authority
+	pool        *x509.CertPool // of the authorities
+}
+
+// authority is the certificate authority of a key.
+type authority struct {
+	key    Fingerprint
+	root   *x509.Certificate
+	signer ed25519.PrivateKey
 }
 
 // serverName is the one name in every leaf; which process it is, the start id tells.
@@ -35,7 +45,23 @@ var (
 
 var errIdentity = errors.New("not the process that it should be")
 
-func newCredentials(key Key, start uint64) (*credentials, error) {
+func newCredentials(keys Keyring, start uint64) (*credentials, error) {
+	id := &credentials{pool: x509.NewCertPool()}
+	for _, k := range keys.keys {
+		a, err := newAuthority(k)
+		if err != nil {
+			return nil, err
+		}
+		id.authorities = append(id.authorities, a)
+		id.pool.AddCert(a.root)
+	}
+	var err error
+	id.inUse = id.authorities[0].key
+	id.leaf, err = id.authorities[0].issue(start)
+	return id, err
+}
+
+func newAuthority(key Key) (authority, error) {
 	signer := ed25519.NewKeyFromSeed(key.derive(authorityUse))
 	public := signer.Public().(ed25519.PublicKey)
 	digest := sha256.Sum256(public)
@@ -52,17 +78,19 @@ func newCredentials(key Key, start uint64) (*credentials, error) {
 	}
 	rootDER, err := x509.CreateCertificate(rand.Reader, root, root, public, signer)
 	if err != nil {
-		return nil, err
+		return authority{}, err
 	}
-	if root, err = x509.ParseCertificate(rootDER); err != nil {
-		return nil, err
-	}
+	root, err = x509.ParseCertificate(rootDER)
+	return authority{key.Fingerprint(), root, signer}, err
+}
 
-	leafPublic, leafKey, err := ed25519.GenerateKey(rand.Reader)
+// issue returns a leaf for the process of a start id.
+func (a authority) issue(start uint64) (tls.Certificate, error) {
+	public, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		return nil, err
+		return tls.Certificate{}, err
 	}
-	leafDER, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: new(big.Int).SetUint64(start),
 		Subject:      pkix.Name{CommonName: formatStart(start)},
 		DNSNames:     []string{serverName},
@@ -70,23 +98,15 @@ func newCredentials(key Key, start uint64) (*credentials, error) {
 		NotAfter:     notAfter,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}, root, leafPublic, signer)
-	if err != nil {
-		return nil, err
-	}
-	id := &credentials{
-		leaf:      tls.Certificate{Certificate: [][]byte{leafDER}, PrivateKey: leafKey},
-		authority: x509.NewCertPool(),
-	}
-	id.authority.AddCert(root)
-	return id, nil
+	}, a.root, public, a.signer)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
 }
 
 // server returns what a connection that was accepted is secured with.
 func (id *credentials) server() *tls.Config {
 	c := id.config()
 	c.ClientAuth = tls.RequireAndVerifyClientCert
-	c.ClientCAs = id.authority
+	c.ClientCAs = id.pool
 	c.SessionTicketsDisabled = true
 	c.VerifyConnection = func(s tls.ConnectionState) error {
 		_, err := startOf(s)
@@ -98,7 +118,7 @@ func (id *credentials) server() *tls.Config {
 // client returns what a connection to the process of start id peer is secured with.
 func (id *credentials) client(peer uint64) *tls.Config {
 	c := id.config()
-	c.RootCAs = id.authority
+	c.RootCAs = id.pool
 	c.ServerName = serverName
 	c.VerifyConnection = func(s tls.ConnectionState) error {
 		start, err := startOf(s)
@@ -116,6 +136,24 @@ func (id *credentials) config() *tls.Config {
 		MinVersion:                  tls.VersionTLS13,
 		DynamicRecordSizingDisabled: true, // a frame is of use when all of it is there
 	}
+}
+
+// provenBy returns the fingerprint of the key whose authority signed the leaf of the peer, on a connection that
+// these credentials verified.
+func (id *credentials) provenBy(s tls.ConnectionState) (Fingerprint, error) {
+	for _, chain := range s.VerifiedChains {
+		for _, a := range id.authorities {
+			if chain[len(chain)-1].Equal(a.root) {
+				return a.key, nil
+			}
+		}
+	}
+	return Fingerprint{}, fmt.Errorf("%w: no authority of it is known", errIdentity)
+}
+
+// has reports whether the key of a fingerprint is among those that prove something.
+func (id *credentials) has(f Fingerprint) bool {
+	return slices.ContainsFunc(id.authorities, func(a authority) bool { return a.key == f })
 }
 
 // startOf returns the start id in the leaf of a verified connection.

@@ -20,17 +20,17 @@ func TestCredentialsDoNotExpire(t *testing.T) {
 	for _, now := range []time.Time{time.Unix(0, 0), time.Now().AddDate(0, 0, -9), time.Now(), time.Now().AddDate(100, 0, 0)} {
 		for _, use := range []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth} {
 			_, err := leaf.Verify(x509.VerifyOptions{
-				Roots: b.authority, DNSName: serverName, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{use},
+				Roots: b.pool, DNSName: serverName, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{use},
 			})
 			if err != nil {
 				t.Errorf("%v: %v", now, err)
 			}
 		}
 	}
-	if !a.authority.Equal(b.authority) {
+	if !a.pool.Equal(b.pool) {
 		t.Error("two authorities of one key")
 	}
-	if a.authority.Equal(newCaller(t, GenerateKey(), 1).authority) {
+	if a.pool.Equal(newCaller(t, GenerateKey(), 1).pool) {
 		t.Error("one authority of two keys")
 	}
 	if bytes.Contains(a.leaf.Certificate[0], testKey.secret[:]) {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 )
 
 // maxStream is the bytes of a message on a stream of memberlist: the states of some 1,500 members.
@@ -18,6 +19,7 @@ const (
 	labelMark      = 244 // then the length of the label, a byte, and the label
 	encryptedMark  = 10  // on a stream: then the length of what is encrypted, 4 bytes
 	sealHeader     = 13  // the version of the encryption, at most maxSeal, and the nonce
+	sealTag        = 16  // at the end of what is encrypted
 	maxSeal        = 1
 	compressedMark = 9  // what no node of this cluster sends: 30 KB can become 40 MB
 	checkedMark    = 12 // then a checksum, 4 bytes, and a message
@@ -32,20 +34,34 @@ var (
 	errCompressed = errors.New("compressed")
 )
 
-// gate knows what memberlist's messages have to look like: encrypted with the key and under the label of
-// the cluster.
+// gate knows what memberlist's messages have to look like: encrypted with a key of this node and under the
+// label of the cluster.
 type gate struct {
 	label string
-	aead  cipher.AEAD
+	keys  atomic.Pointer[[]cipher.AEAD] // the one in use first
 }
 
-func newGate(secret []byte, label string) (*gate, error) {
-	block, err := aes.NewCipher(secret)
-	if err != nil {
-		return nil, err
+func newGate(keys Keyring, label string) (*gate, error) {
+	g := &gate{label: label}
+	return g, g.setKeys(keys)
+}
+
+// setKeys makes keys those that let a message pass.
+func (g *gate) setKeys(keys Keyring) error {
+	var aeads []cipher.AEAD
+	for _, secret := range keys.derive(gossipUse) {
+		block, err := aes.NewCipher(secret)
+		if err != nil {
+			return err
+		}
+		aead, err := cipher.NewGCM(block)
+		if err != nil {
+			return err
+		}
+		aeads = append(aeads, aead)
 	}
-	aead, err := cipher.NewGCM(block)
-	return &gate{label, aead}, err
+	g.keys.Store(&aeads)
+	return nil
 }
 
 // refusalOf returns the reason for an error of the gate, or of reading.
@@ -81,18 +97,28 @@ func (g *gate) labels(head []byte) bool {
 
 // check returns what is wrong with what memberlist sealed.
 func (g *gate) check(sealed, additional []byte) error {
-	if len(sealed) < sealHeader+g.aead.Overhead() || sealed[0] > maxSeal {
+	if len(sealed) < sealHeader+sealTag || sealed[0] > maxSeal {
 		return errPlaintext
 	}
-	message, err := g.aead.Open(nil, sealed[1:sealHeader], sealed[sealHeader:], additional)
+	message := g.open(sealed, additional)
 	switch {
-	case err != nil, len(message) == 0: // memberlist looks at the first byte unasked
+	case len(message) == 0: // memberlist looks at the first byte unasked
 		return errKey
 	case message[0] == checkedMark && len(message) > checkedHeader:
 		message = message[checkedHeader:]
 	}
 	if message[0] == compressedMark {
 		return errCompressed
+	}
+	return nil
+}
+
+// open returns the message that one of the keys sealed, or nothing.
+func (g *gate) open(sealed, additional []byte) []byte {
+	for _, aead := range *g.keys.Load() {
+		if message, err := aead.Open(nil, sealed[1:sealHeader], sealed[sealHeader:], additional); err == nil {
+			return message
+		}
 	}
 	return nil
 }

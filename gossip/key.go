@@ -68,8 +68,9 @@ func (k Key) LogValue() slog.Value { return slog.StringValue(k.String()) }
 
 // What the key is used for.
 const (
-	gossipUse    = "cartd gossip v1"
-	authorityUse = "cartd link authority v1"
+	gossipUse      = "cartd gossip v1"
+	authorityUse   = "cartd link authority v1"
+	fingerprintUse = "cartd key fingerprint v1"
 )
 
 // derive returns the 32 bytes of a use.

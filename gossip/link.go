@@ -28,6 +28,7 @@ var (
 	errStale    = errors.New("nothing heard for too long")
 	errReplaced = errors.New("the peer has come with a new connection")
 	errStopped  = errors.New("this node stops")
+	errRekeyed  = errors.New("the link was made with a key that is not in use any more")
 	errFrame    = errors.New("a frame of a length that no frame has")
 )
 
@@ -40,6 +41,9 @@ type link struct {
 	core  *Core
 	since time.Time
 
+	proven Fingerprint // of the key that the peer proved itself with
+	ours   Fingerprint // of the one that this process did with
+
 	wake   chan struct{} // receives when the core may have a frame
 	closed chan struct{} // closed when why is set
 	done   chan struct{} // closed when the core has been told Down
@@ -47,10 +51,12 @@ type link struct {
 	why    error
 }
 
-func newLink(peer Member, wire uint64, conn *tls.Conn, core *Core) *link {
+func newLink(in introduction, conn *tls.Conn, core *Core) *link {
 	return &link{
-		peer:   peer,
-		wire:   wire,
+		peer:   in.peer,
+		wire:   in.wire,
+		proven: in.proven,
+		ours:   in.ours,
 		conn:   conn,
 		core:   core,
 		since:  time.Now(),
@@ -167,7 +173,6 @@ var errTruncated = errors.New("a frame that was cut off")
 
 // links are the links of a node: at most one a peer.
 type links struct {
-	id      *credentials
 	refused *refusals
 	logger  *slog.Logger
 	core    *Core
@@ -175,8 +180,16 @@ type links struct {
 	crowd   crowd
 
 	mu      sync.Mutex
+	id      *credentials
 	up      map[uint64]*link // by start id
 	stopped bool
+}
+
+// introduction is what two processes learn of each other before there is a link.
+type introduction struct {
+	peer         Member
+	wire         uint64
+	proven, ours Fingerprint
 }
 
 // maxHalfOpen is the number of connections that may be before their hello at a time.
@@ -193,29 +206,31 @@ func newLinks(id *credentials, core *Core, find func(Member) (Member, error), re
 // dialled runs a link on a connection with the process of start id peer, and returns why it ended.
 func (ls *links) dialled(ctx context.Context, raw net.Conn, ours hello, peer uint64) error {
 	defer func() { _ = raw.Close() }()
-	conn := tls.Client(raw, ls.id.client(peer))
+	id := ls.credentials()
+	conn := tls.Client(raw, id.client(peer))
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
-	theirs, wire, err := ls.introduce(ctx, conn, ours)
+	in, err := ls.introduce(ctx, conn, id, ours)
 	if err != nil && ctx.Err() == nil {
 		ls.refuse(raw, err)
 	}
 	if !stop() || err != nil {
 		return errors.Join(ctx.Err(), err)
 	}
-	return ls.run(newLink(theirs, wire, conn, ls.core))
+	return ls.run(newLink(in, conn, ls.core))
 }
 
 // accepted runs a link on a connection that came, if it is a peer's.
 func (ls *links) accepted(ctx context.Context, raw net.Conn, ours hello) {
 	defer func() { _ = raw.Close() }()
-	conn := tls.Server(raw, ls.id.server())
+	id := ls.credentials()
+	conn := tls.Server(raw, id.server())
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
-	theirs, wire, err := ls.introduce(ctx, conn, ours)
+	in, err := ls.introduce(ctx, conn, id, ours)
 	if !ls.crowd.leave(raw) {
 		return // closed, and counted
 	}
-	if err == nil && theirs.Start >= ours.Start {
-		err = fmt.Errorf("%w: %s is to be dialled from here", errIdentity, theirs.Name)
+	if err == nil && in.peer.Start >= ours.Start {
+		err = fmt.Errorf("%w: %s is to be dialled from here", errIdentity, in.peer.Name)
 	}
 	if err != nil && ctx.Err() == nil {
 		ls.refuse(raw, err)
@@ -223,36 +238,67 @@ func (ls *links) accepted(ctx context.Context, raw net.Conn, ours hello) {
 	if !stop() || err != nil {
 		return
 	}
-	ls.run(newLink(theirs, wire, conn, ls.core)) //nolint:errcheck // the core was told
+	ls.run(newLink(in, conn, ls.core)) //nolint:errcheck // the core was told
 }
 
 // introduce shakes hands and exchanges hellos, within proofTime.
-func (ls *links) introduce(ctx context.Context, conn *tls.Conn, ours hello) (theirs Member, wire uint64, err error) {
+func (ls *links) introduce(ctx context.Context, conn *tls.Conn, id *credentials, ours hello) (in introduction, err error) {
 	if err := conn.SetDeadline(time.Now().Add(proofTime)); err != nil {
-		return Member{}, 0, err
+		return in, err
 	}
 	if err := conn.HandshakeContext(ctx); err != nil {
-		return Member{}, 0, fmt.Errorf("%w: %w", errHandshake, err)
+		return in, fmt.Errorf("%w: %w", errHandshake, err)
 	}
 	h, err := exchangeHello(conn, ours)
 	if err != nil {
-		return Member{}, 0, err
+		return in, err
 	}
 	start, err := startOf(conn.ConnectionState())
 	if err == nil && start != h.Start {
 		err = fmt.Errorf("%w: %s says that it is %s", errIdentity, formatStart(start), h.Name)
 	}
 	if err != nil {
-		return Member{}, 0, err
+		return in, err
 	}
-	if wire, err = ours.agree(h); err != nil {
-		return Member{}, 0, err
+	in.ours = id.inUse
+	if in.proven, err = id.provenBy(conn.ConnectionState()); err != nil {
+		return in, err
 	}
-	if theirs, err = ls.find(h.Member); err != nil {
-		return Member{}, 0, err
+	if in.wire, err = ours.agree(h); err != nil {
+		return in, err
 	}
-	return theirs, wire, conn.SetDeadline(time.Time{})
+	if in.peer, err = ls.find(h.Member); err != nil {
+		return in, err
+	}
+	return in, conn.SetDeadline(time.Time{})
 }
+
+// credentials returns what a connection that begins now is secured with.
+func (ls *links) credentials() *credentials {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	return ls.id
+}
+
+// setCredentials replaces the credentials, and closes the links that were made with others: whose peer proved
+// itself with a key that is not there any more, or got a proof with a key that is not in use any more.
+func (ls *links) setCredentials(id *credentials) {
+	ls.mu.Lock()
+	ls.id = id
+	var former []*link
+	for _, l := range ls.up {
+		if !ls.current(l) {
+			former = append(former, l)
+		}
+	}
+	ls.mu.Unlock()
+	for _, l := range former {
+		l.close(errRekeyed)
+	}
+}
+
+// current reports whether a link was made with the credentials that there are. The mutex is held.
+func (ls *links) current(l *link) bool { return l.ours == ls.id.inUse && ls.id.has(l.proven) }
 
 var errHandshake = errors.New("TLS handshake")
 
@@ -296,6 +342,10 @@ func (ls *links) run(l *link) error {
 		if ls.stopped {
 			ls.mu.Unlock()
 			return errStopped
+		}
+		if !ls.current(l) { // the keys changed meanwhile
+			ls.mu.Unlock()
+			return errRekeyed
 		}
 		before, ok := ls.up[l.peer.Start]
 		if !ok {

@@ -21,7 +21,7 @@ type caller struct {
 
 // newCaller returns the caller of a start id with the key, label, region and wire versions of tests.
 func newCaller(t testing.TB, key Key, start uint64) caller {
-	id, err := newCredentials(key, start)
+	id, err := newCredentials(ring(key), start)
 	if err != nil {
 		t.Fatal(err)
 	}

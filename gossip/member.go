@@ -13,6 +13,8 @@ type Member struct {
 	APIAddr    string // host:port of its HTTP API
 
 	MinWire, MaxWire uint64 // versions of the frames that it understands
+
+	Keys []Fingerprint // of its cluster keys, of the one in use first; none of a process that does not tell
 }
 
 // MemberState is where a process is in its life.

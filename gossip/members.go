@@ -27,6 +27,7 @@ type members struct {
 	logger  *slog.Logger
 	refused *refusals
 	changed chan struct{} // receives when others may have changed
+	ring    *memberlist.Keyring
 
 	mu      sync.Mutex
 	self    Member
@@ -38,14 +39,17 @@ type members struct {
 	telling sync.Mutex // held while this process tells of itself
 }
 
-func newMembers(o Options, refused *refusals) *members {
+func newMembers(o Options, refused *refusals) (*members, error) {
+	secrets := o.Keys.derive(gossipUse)
+	ring, err := memberlist.NewKeyring(secrets, secrets[0])
 	return &members{
 		logger:  o.Logger,
 		refused: refused,
 		changed: make(chan struct{}, 1),
+		ring:    ring,
 		self:    o.Member,
 		others:  make(map[string]Member),
-	}
+	}, err
 }
 
 // place says where this process is, which gives it its name.
@@ -63,7 +67,7 @@ func (m *members) start(o Options, transport memberlist.NodeAwareTransport) erro
 	c.Name = m.self.Name
 	c.Transport = transport
 	c.Label = o.Label
-	c.SecretKey = o.Key.derive(gossipUse)
+	c.Keyring = m.ring
 	c.GossipVerifyIncoming = true
 	c.GossipVerifyOutgoing = true
 	c.EnableCompression = false
@@ -112,18 +116,48 @@ func (m *members) stop() error {
 
 // setState changes the state of this process and returns when another one knows, or after a second.
 func (m *members) setState(state MemberState) {
+	m.tell(func(self *Member) { self.State = state })
+}
+
+// tell changes what this process tells of itself and returns when another one knows, or after a second.
+func (m *members) tell(change func(self *Member)) {
 	m.telling.Lock()
 	defer m.telling.Unlock()
 	m.mu.Lock()
-	m.self.State = state
+	change(&m.self)
 	list := m.list
 	m.mu.Unlock()
 	if list == nil {
 		return
 	}
 	if err := list.UpdateNode(tellFor); err != nil {
-		m.logger.Debug("gossip: nobody knows of the new state yet", "error", err) // the next push/pull tells
+		m.logger.Debug("gossip: nobody knows of the change yet", "error", err) // the next push/pull tells
 	}
+}
+
+// addKeys makes memberlist take what keys encrypted, beside what it has taken before.
+func (m *members) addKeys(keys Keyring) error {
+	var errs []error
+	for _, secret := range keys.derive(gossipUse) {
+		errs = append(errs, m.ring.AddKey(secret))
+	}
+	return errors.Join(errs...)
+}
+
+// setKeys makes memberlist encrypt with the first key, and take what all of keys encrypted and nothing else. They were
+// added before.
+//
+// RemoveKey writes to the list that a reader of the ring may have at hand, unless it removes the last one: so
+// all but the first go, from the end, and those that stay are added again.
+func (m *members) setKeys(keys Keyring) error {
+	secrets := keys.derive(gossipUse)
+	errs := []error{m.ring.UseKey(secrets[0])}
+	if had := m.ring.GetKeys(); len(had) > len(secrets) {
+		for _, secret := range slices.Backward(had[1:]) {
+			errs = append(errs, m.ring.RemoveKey(secret))
+		}
+	}
+	return errors.Join(append(errs, m.addKeys(keys))...)
 }
 
 // all returns this process and the others, sorted by name.

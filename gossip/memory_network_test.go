@@ -247,7 +247,7 @@ type memoryGossip struct {
 	once    sync.Once
 }
 
-func (h *memoryHost) Gossip(context.Context, Options, *refusals) (memberlist.NodeAwareTransport, netip.AddrPort, error) {
+func (h *memoryHost) Gossip(context.Context, Options, *gate, *refusals) (memberlist.NodeAwareTransport, netip.AddrPort, error) {
 	addr := h.addr(memoryGossipPort)
 	g := &memoryGossip{
 		memoryHost: h,

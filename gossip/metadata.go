@@ -3,6 +3,7 @@ package gossip
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -14,10 +15,14 @@ const (
 	maxLinkAddr = 64  // an address and a port
 	maxAPIAddr  = 262 // a DNS name and a port
 	maxName     = 96  // a gossip address and a start id
+	maxPrints   = MaxKeys * len(Fingerprint{})
 )
 
-// metadataFields is the number of fields of metadata; a later version may add some at the end.
-const metadataFields = 8
+// The number of fields of metadata. A later version may add some at the end.
+const (
+	metadataFields    = 9
+	minMetadataFields = 8 // before there were the fingerprints of keys
+)
 
 // encodeMetadata returns what memberlist carries of a member beside its name and its gossip address.
 func encodeMetadata(m Member) []byte {
@@ -29,7 +34,12 @@ func encodeMetadata(m Member) []byte {
 	b = appendString(b, m.LinkAddr)
 	b = appendString(b, m.APIAddr)
 	b = appendUint(b, m.MinWire)
-	return appendUint(b, m.MaxWire)
+	b = appendUint(b, m.MaxWire)
+	var prints []byte
+	for _, f := range m.Keys {
+		prints = append(prints, f[:]...)
+	}
+	return appendBytes(b, prints)
 }
 
 // decodeMetadata returns the member that has the name and the gossip address. Fields that a later
@@ -39,8 +49,9 @@ func decodeMetadata(name, gossipAddr string, b []byte) (Member, error) {
 		return Member{}, fmt.Errorf("%w: %d bytes of metadata", ErrMalformed, len(b))
 	}
 	r := reader{b: b}
-	if n := r.array(1); n < metadataFields {
-		r.fail("metadata of %d fields", n)
+	fields := r.array(1)
+	if fields < minMetadataFields {
+		r.fail("metadata of %d fields", fields)
 	}
 	m := Member{
 		Name:       name,
@@ -54,10 +65,26 @@ func decodeMetadata(name, gossipAddr string, b []byte) (Member, error) {
 		MinWire:    r.uint(),
 		MaxWire:    r.uint(),
 	}
+	if fields >= metadataFields {
+		m.Keys = r.fingerprints()
+	}
 	if r.err != nil {
 		return Member{}, r.err
 	}
 	return m, m.check()
+}
+
+// fingerprints reads those of the keys of a member.
+func (r *reader) fingerprints() (prints []Fingerprint) {
+	b := r.bytes(maxPrints)
+	if len(b)%len(Fingerprint{}) != 0 {
+		r.fail("fingerprints of %d bytes", len(b))
+		return nil
+	}
+	for f := range slices.Chunk(b, len(Fingerprint{})) {
+		prints = append(prints, Fingerprint(f))
+	}
+	return prints
 }
 
 // check returns what is wrong with a member.
@@ -76,6 +103,8 @@ func (m Member) check() error {
 		return fmt.Errorf("%w: the link address %.*q", ErrMalformed, maxLinkAddr, m.LinkAddr)
 	case m.State == 0:
 		return fmt.Errorf("%w: no state", ErrMalformed)
+	case len(m.Keys) > MaxKeys:
+		return fmt.Errorf("%w: %d keys", ErrMalformed, len(m.Keys))
 	case m.MinWire == 0 || m.MinWire > m.MaxWire:
 		return fmt.Errorf("%w: wire versions %d to %d", ErrMalformed, m.MinWire, m.MaxWire)
 	}

@@ -16,12 +16,13 @@ func testMember() Member {
 		Name:       gossip + "/" + formatStart(start),
 		Region:     strings.Repeat("r", maxPlace),
 		Zone:       strings.Repeat("z", maxPlace),
-		State:      Draining,
-		LinkAddr:   "[2001:db8:1111:2222:3333:4444:5555:6666%interface0]:65534",
+		State:      0xff, // of a later version
+		LinkAddr:   "[2001:db8:1111:2222:3333:4444:5555:6666%interface0abcdef]:65534",
 		GossipAddr: gossip,
 		APIAddr:    strings.Repeat("a", maxAPIAddr),
 		MinWire:    1<<64 - 2,
 		MaxWire:    1<<64 - 1,
+		Keys:       []Fingerprint{{1}, {2}, {3}, {4}},
 	}
 }
 
@@ -31,7 +32,7 @@ func TestMetadata(t *testing.T) {
 	if len(b) > maxMetadata {
 		t.Fatalf("%d bytes", len(b))
 	}
-	if got, err := decodeMetadata(m.Name, m.GossipAddr, b); err != nil || got != m {
+	if got, err := decodeMetadata(m.Name, m.GossipAddr, b); err != nil || !reflect.DeepEqual(got, m) {
 		t.Errorf("%v\n%+v\n%+v", err, got, m)
 	}
 	for n := range b {
@@ -50,8 +51,32 @@ func TestMetadataOfLaterVersions(t *testing.T) {
 	b := encodeMetadata(m)
 	b[0]++ // one field more
 	b = appendString(b, "what this version does not know")
-	if got, err := decodeMetadata(m.Name, m.GossipAddr, b); err != nil || got != m {
+	if got, err := decodeMetadata(m.Name, m.GossipAddr, b); err != nil || !reflect.DeepEqual(got, m) {
 		t.Errorf("%v\n%+v", err, got)
+	}
+}
+
+// A process of a version that told nothing of its keys is a member all the same.
+func TestMetadataOfEarlierVersions(t *testing.T) {
+	m := testMember()
+	m.Keys = nil
+	b := encodeMetadata(m)
+	b = b[:len(b)-2] // without the empty list at the end
+	b[0]--
+	if got, err := decodeMetadata(m.Name, m.GossipAddr, b); err != nil || !reflect.DeepEqual(got, m) {
+		t.Errorf("%v\n%+v", err, got)
+	}
+}
+
+func TestMetadataRefusesFingerprints(t *testing.T) {
+	m := testMember()
+	m.Keys = nil
+	b := encodeMetadata(m)
+	b = b[:len(b)-2]
+	for _, n := range []int{1, 5, maxPrints + 1, maxPrints + 4} {
+		if _, err := decodeMetadata(m.Name, m.GossipAddr, appendBytes(b[:len(b):len(b)], make([]byte, n))); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%d bytes: %v", n, err)
+		}
 	}
 }
 
@@ -66,6 +91,7 @@ func TestMemberCheck(t *testing.T) {
 		"no link":        func(m *Member) { m.LinkAddr = "" },
 		"link by name":   func(m *Member) { m.LinkAddr = "localhost:1" },
 		"API":            func(m *Member) { m.APIAddr += "a" },
+		"keys":           func(m *Member) { m.Keys = append(m.Keys, Fingerprint{5}) },
 		"no wire":        func(m *Member) { m.MinWire = 0 },
 		"wires":          func(m *Member) { m.MinWire, m.MaxWire = 2, 1 },
 	} {
@@ -79,7 +105,7 @@ func TestMemberCheck(t *testing.T) {
 
 func TestHello(t *testing.T) {
 	m := testMember()
-	m.State, m.APIAddr, m.GossipAddr = Joining, "", ""
+	m.State, m.APIAddr, m.GossipAddr, m.Keys = Joining, "", "", nil
 	h := hello{label: strings.Repeat("l", maxLabel), Member: m}
 	b := appendHello(nil, h)
 	if len(b) > maxHello {
@@ -94,7 +120,7 @@ func TestHello(t *testing.T) {
 		}
 	}
 	b[0]++
-	if got, err := decodeHello(appendUint(b, 7)); err != nil || got != h {
+	if got, err := decodeHello(appendUint(b, 7)); err != nil || !reflect.DeepEqual(got, h) {
 		t.Errorf("of a later version: %v\n%+v", err, got)
 	}
 }
@@ -134,7 +160,7 @@ func FuzzMetadata(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if again, err := decodeMetadata(m.Name, m.GossipAddr, encodeMetadata(got)); err != nil || again != got {
+		if again, err := decodeMetadata(m.Name, m.GossipAddr, encodeMetadata(got)); err != nil || !reflect.DeepEqual(again, got) {
 			t.Errorf("%v\n%+v\n%+v", err, got, again)
 		}
 	})
@@ -147,7 +173,7 @@ func FuzzHello(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if again, err := decodeHello(appendHello(nil, got)); err != nil || again != got {
+		if again, err := decodeHello(appendHello(nil, got)); err != nil || !reflect.DeepEqual(again, got) {
 			t.Errorf("%v\n%+v\n%+v", err, got, again)
 		}
 	})

@@ -16,8 +16,8 @@ type network interface {
 	Listen(ctx context.Context, addr string) (net.Listener, error)
 	// Dial opens a connection for a link.
 	Dial(ctx context.Context, addr string) (net.Conn, error)
-	// Gossip opens the gossip port and returns the address that others reach it at.
-	Gossip(ctx context.Context, o Options, refused *refusals) (memberlist.NodeAwareTransport, netip.AddrPort, error)
+	// Gossip opens the gossip port, behind the gate, and returns the address that others reach it at.
+	Gossip(ctx context.Context, o Options, gate *gate, refused *refusals) (memberlist.NodeAwareTransport, netip.AddrPort, error)
 }
 
 // internet is the network that there is.
@@ -33,11 +33,9 @@ func (internet) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	return d.DialContext(ctx, "tcp", addr)
 }
 
-func (internet) Gossip(ctx context.Context, o Options, refused *refusals) (memberlist.NodeAwareTransport, netip.AddrPort, error) {
-	gate, err := newGate(o.Key.derive(gossipUse), o.Label)
-	if err != nil {
-		return nil, netip.AddrPort{}, err
-	}
+func (internet) Gossip(
+	ctx context.Context, o Options, gate *gate, refused *refusals,
+) (memberlist.NodeAwareTransport, netip.AddrPort, error) {
 	tcp, udp, err := listenBoth(o.GossipListen)
 	if err != nil {
 		return nil, netip.AddrPort{}, err

@@ -22,7 +22,7 @@ type Options struct {
 	// where it is 0, and the rest is filled in.
 	Member Member
 
-	Key           Key
+	Keys          Keyring
 	Label         string   // of the cluster: nodes of another one are refused. Default: cartd; 64 bytes at most
 	GossipListen  string   // host:port of memberlist, UDP and TCP; port 0 is any
 	LinkListen    string   // host:port of the links; port 0 is any
@@ -60,9 +60,10 @@ func (o Options) withDefaults() (Options, error) {
 		o.Member.Start = binary.BigEndian.Uint64(b[:])
 	}
 	o.Member.MinWire, o.Member.MaxWire = MinWire, MaxWire
+	o.Member.Keys = o.Keys.Fingerprints()
 	switch {
-	case o.Key.guessable():
-		return o, fmt.Errorf("%w: a node that can be joined needs one", ErrKey)
+	case len(o.Keys.keys) == 0:
+		return o, fmt.Errorf("%w: a node that can be joined needs one", errNoKey)
 	case len(o.Label) > maxLabel:
 		return o, fmt.Errorf("a label of more than %d bytes", maxLabel)
 	case o.Carts == nil:
@@ -90,7 +91,7 @@ func (e *ListenError) Unwrap() error { return e.Err }
 // Node is a process of the region: its Core, with the network around it. It is safe for concurrent use.
 type Node struct {
 	o        Options
-	id       *credentials
+	gate     *gate
 	core     *Core
 	members  *members
 	links    *links
@@ -98,6 +99,8 @@ type Node struct {
 	jobs     *jobs
 	refused  *refusals
 	listener net.Listener // of links; nil before Start
+
+	keys sync.Mutex // held while they are replaced
 
 	run     context.Context // ends with Stop
 	cancel  context.CancelFunc
@@ -113,12 +116,18 @@ func New(o Options) (*Node, error) {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
 	n := &Node{o: o, refused: newRefusals(o.Logger)}
-	if n.id, err = newCredentials(o.Key, o.Member.Start); err != nil {
+	id, err := newCredentials(o.Keys, o.Member.Start)
+	if err != nil {
+		return nil, fmt.Errorf("gossip: %w", err)
+	}
+	if n.gate, err = newGate(o.Keys, o.Label); err != nil {
+		return nil, fmt.Errorf("gossip: %w", err)
+	}
+	if n.members, err = newMembers(o, n.refused); err != nil {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
 	n.run, n.cancel = context.WithCancel(context.Background())
 	n.jobs = newJobs(n.run)
-	n.members = newMembers(o, n.refused)
 	n.core = NewCore(CoreOptions{
 		Self:     o.Member,
 		Carts:    o.Carts,
@@ -129,7 +138,7 @@ func New(o Options) (*Node, error) {
 		Wake:     func(peer uint64) { n.links.poke(peer) },
 		Logger:   o.Logger,
 	})
-	n.links = newLinks(n.id, n.core, n.members.find, n.refused, o.Logger)
+	n.links = newLinks(id, n.core, n.members.find, n.refused, o.Logger)
 	n.dials = newDials(n.dial, o.Logger)
 	return n, nil
 }
@@ -159,7 +168,7 @@ func (n *Node) Start(ctx context.Context) (err error) {
 		return &ListenError{"link", err}
 	}
 	var gossipAddr netip.AddrPort
-	if transport, gossipAddr, err = n.o.network.Gossip(ctx, n.o, n.refused); err != nil {
+	if transport, gossipAddr, err = n.o.network.Gossip(ctx, n.o, n.gate, n.refused); err != nil {
 		return &ListenError{"gossip", err}
 	}
 	self := n.members.place(linkAddr, gossipAddr)
@@ -249,6 +258,30 @@ func (n *Node) Core() *Core { return n.core }
 func (n *Node) SetState(state MemberState) {
 	n.core.SetDraining(state == Draining)
 	n.members.setState(state)
+}
+
+// SetKeys replaces the keys of the node. From then on it encrypts and proves itself with the first of them,
+// refuses what others did with a key that is not among them, and has closed the links that were made
+// otherwise: they come up again, if the peer has the right keys, and what waits for them goes on.
+// It returns when one of the others knows of it, or after a second.
+func (n *Node) SetKeys(keys Keyring) error {
+	n.keys.Lock()
+	defer n.keys.Unlock()
+	if len(keys.keys) == 0 {
+		return fmt.Errorf("gossip: %w", errNoKey)
+	}
+	id, err := newCredentials(keys, n.o.Member.Start)
+	if err != nil {
+		return fmt.Errorf("gossip: %w", err)
+	}
+	// What passes the gate, memberlist can read: it has a new key before the gate does, and an old one for longer.
+	err = errors.Join(n.members.addKeys(keys), n.gate.setKeys(keys), n.members.setKeys(keys))
+	n.links.setCredentials(id)
+	n.members.tell(func(self *Member) { self.Keys = keys.Fingerprints() })
+	if err != nil {
+		return fmt.Errorf("gossip: %w", err)
+	}
+	return nil
 }
 
 // Stop leaves the region, closes the links and returns when nothing of the node runs any more, or when

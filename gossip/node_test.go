@@ -135,12 +135,21 @@ type testNode struct {
 // testKey is the cluster key of all tests.
 var testKey = GenerateKey()
 
+// ring returns the ring of keys.
+func ring(keys ...Key) Keyring {
+	r, err := NewKeyring(keys...)
+	if err != nil {
+		panic(err)
+	}
+	return r
+}
+
 // start starts a node, which stops with the test.
 func start(t testing.TB, o Options) testNode {
 	t.Helper()
 	w := newWords()
-	if o.Key == (Key{}) {
-		o.Key = testKey
+	if len(o.Keys.keys) == 0 {
+		o.Keys = ring(testKey)
 	}
 	if o.Carts == nil {
 		o.Carts = w
@@ -321,13 +330,13 @@ func TestStartRefuses(t *testing.T) {
 	ports := map[string]string{"host unreachable": "link", "gossip port": "gossip", "link port": "link"}
 	for name, o := range map[string]Options{
 		"no key":           {Carts: newWords()},
-		"no carts":         {Key: testKey},
-		"label":            {Key: testKey, Carts: newWords(), Label: strings.Repeat("l", maxLabel+1)},
-		"region":           {Key: testKey, Carts: newWords(), Member: Member{Region: strings.Repeat("r", maxPlace+1)}},
-		"address to join":  {Key: testKey, Carts: newWords(), Join: []string{"10.0.0.1"}},
-		"host unreachable": {Key: testKey, Carts: newWords(), AdvertiseHost: "0.0.0.0"},
-		"gossip port":      {Key: testKey, Carts: newWords(), GossipListen: "127.0.0.1:x"},
-		"link port":        {Key: testKey, Carts: newWords(), LinkListen: "192.0.2.1:0"},
+		"no carts":         {Keys: ring(testKey)},
+		"label":            {Keys: ring(testKey), Carts: newWords(), Label: strings.Repeat("l", maxLabel+1)},
+		"region":           {Keys: ring(testKey), Carts: newWords(), Member: Member{Region: strings.Repeat("r", maxPlace+1)}},
+		"address to join":  {Keys: ring(testKey), Carts: newWords(), Join: []string{"10.0.0.1"}},
+		"host unreachable": {Keys: ring(testKey), Carts: newWords(), AdvertiseHost: "0.0.0.0"},
+		"gossip port":      {Keys: ring(testKey), Carts: newWords(), GossipListen: "127.0.0.1:x"},
+		"link port":        {Keys: ring(testKey), Carts: newWords(), LinkListen: "192.0.2.1:0"},
 	} {
 		if o.GossipListen == "" {
 			o.GossipListen = "127.0.0.1:0"
@@ -446,10 +455,13 @@ func TestConflicts(t *testing.T) {
 			network: network.host("10.0.0.9"), Member: Member{Start: self.Start}, Join: []string{hosts[0] + ":7946"},
 		})
 		// A process that takes the name of another one.
-		m := newMembers(Options{Member: self}, nil)
+		m, err := newMembers(Options{Member: self, Keys: ring(testKey)}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
 		c := memberlist.DefaultLANConfig()
 		c.Name, c.Label, c.SecretKey, c.EnableCompression = self.Name, "cartd", testKey.derive(gossipUse), false
-		c.Transport, _, _ = network.host("10.0.0.8").Gossip(t.Context(), Options{}, nil)
+		c.Transport, _, _ = network.host("10.0.0.8").Gossip(t.Context(), Options{}, nil, nil)
 		c.Logger = nil
 		c.LogOutput = new(lockedBuffer)
 		c.Delegate = m
@@ -493,7 +505,7 @@ func TestOtherRegionIsRefused(t *testing.T) {
 
 // A node that has not started, or has stopped, is there to be looked at.
 func TestStatusAtAnyTime(t *testing.T) {
-	n, err := New(Options{Key: testKey, Carts: newWords(), Member: Member{Zone: "a"}})
+	n, err := New(Options{Keys: ring(testKey), Carts: newWords(), Member: Member{Zone: "a"}})
 	if err != nil {
 		t.Fatal(err)
 	}

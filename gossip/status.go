@@ -23,6 +23,7 @@ type ConnectionStatus struct {
 	Up       bool      `json:"up"`
 	Since    time.Time `json:"since,omitzero"` // when it came up
 	Wire     uint64    `json:"wire,omitempty"` // the version of the frames
+	Key      string    `json:"key,omitempty"`  // fingerprint of the key that the peer proved itself with
 	Dialled  bool      `json:"dialled"`        // this process dials, and not the peer
 	Failures uint64    `json:"failures"`       // in dialling, since the last connection that was steady
 	Error    string    `json:"error,omitempty"`
@@ -49,7 +50,7 @@ func (n *Node) Status() NodeStatus {
 func (n *Node) connection(self, peer Member, l *link) ConnectionStatus {
 	c := ConnectionStatus{Peer: peer.Name, Start: peer.Start, Dialled: self.Start < peer.Start}
 	if l != nil {
-		c.Up, c.Since, c.Wire = true, l.since, l.wire
+		c.Up, c.Since, c.Wire, c.Key = true, l.since, l.wire, l.proven.String()
 	}
 	failures, err := n.dials.last(peer.Start)
 	if c.Failures = failures; err != nil {

@@ -17,7 +17,7 @@ import (
 const maxStreams = 32
 
 // transport is the gossip port: the datagrams and the streams of memberlist. Nothing reaches
-// memberlist that was not encrypted with the key and under the label of the cluster, so that what it
+// memberlist that was not encrypted with a key and under the label of the cluster, so that what it
 // allocates, decodes and logs, peers alone decide. It decrypts again what was found good here.
 type transport struct {
 	gate    *gate

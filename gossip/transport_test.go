@@ -142,9 +142,9 @@ func TestStrangersAtTheGossipPort(t *testing.T) {
 		o    Options
 		why  reason
 	}{
-		{"another key", Options{Key: GenerateKey()}, gossipKey},
+		{"another key", Options{Keys: ring(GenerateKey())}, gossipKey},
 		{"another label", Options{Label: "other"}, gossipLabel},
-		{"no encryption", Options{tune: func(c *memberlist.Config) { c.SecretKey = nil }}, gossipPlaintext},
+		{"no encryption", Options{tune: func(c *memberlist.Config) { c.Keyring = nil }}, gossipPlaintext},
 	} {
 		tt.o.Join = []string{a.addr()}
 		b := start(t, tt.o)
@@ -190,7 +190,7 @@ func TestSilentStream(t *testing.T) {
 
 // Whoever lacks the key gets nothing past the gate, and into no panic.
 func FuzzGate(f *testing.F) {
-	g, err := newGate(testKey.derive(gossipUse), "cartd")
+	g, err := newGate(ring(testKey, GenerateKey()), "cartd")
 	if err != nil {
 		f.Fatal(err)
 	}

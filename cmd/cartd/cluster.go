@@ -3,10 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -18,8 +16,8 @@ import (
 
 // clusterConfig is what a node needs to be one of a region.
 type clusterConfig struct {
-	key           *gossip.Key // nil: the node is alone
-	keyText       string      // never to be shown, nor is the key
+	keys          *gossip.Keyring // nil: the node is alone
+	keyText       string          // never to be shown, nor are the keys
 	keyFile       string
 	region        string
 	zone          string
@@ -49,7 +47,7 @@ var clusterFlags = []string{
 }
 
 func (c *clusterConfig) flags(f *pflag.FlagSet) {
-	f.StringVar(&c.keyFile, keyFileFlag, "", "file with the key of the cluster, as cartd keygen prints it: makes this a node of a region")
+	f.StringVar(&c.keyFile, keyFileFlag, "", "file with the key of the cluster, as cartd keygen prints it, or several: makes this a node of a region")
 	f.StringVar(&c.keyText, keyFlag, "", "the key itself; the list of processes shows it, so rather give a file")
 	f.StringVar(&c.region, "region", "local", "region of the node; nodes of other regions are refused")
 	f.StringVar(&c.zone, "zone", "", "zone of the node: nodes of one zone may fail together")
@@ -62,12 +60,12 @@ func (c *clusterConfig) flags(f *pflag.FlagSet) {
 	f.DurationVar(&c.drainTime, "drain-time", 2*time.Second, fmt.Sprintf("how long a node that is told to stop goes on serving, for balancers that have not noticed, 0 to %v", maxDrainTime))
 }
 
-// check reads the key and refuses what is out of range.
+// check reads the keys and refuses what is out of range.
 func (c *clusterConfig) check(given func(flag string) bool) error {
-	if err := c.readKey(given); err != nil {
+	if err := c.readKeys(given); err != nil {
 		return err
 	}
-	if c.key == nil {
+	if c.keys == nil {
 		for _, flag := range clusterFlags {
 			if given(flag) {
 				return fmt.Errorf("--%s is for a node that can be joined, and such a node needs a key: "+
@@ -99,38 +97,29 @@ func (c *clusterConfig) check(given func(flag string) bool) error {
 	return nil
 }
 
-// readKey reads the key from where it was given. No error shows any of it.
-func (c *clusterConfig) readKey(given func(flag string) bool) error {
-	flag, text := keyFlag, c.keyText
+// readKeys reads the keys from where they were given. No error shows any of them.
+func (c *clusterConfig) readKeys(given func(flag string) bool) error {
 	switch {
 	case given(keyFlag) && given(keyFileFlag):
-		return errors.New("--cluster-key and --cluster-key-file contradict each other: there is one key")
+		return errors.New("--cluster-key and --cluster-key-file contradict each other: keys come from one of them")
 	case given(keyFileFlag):
-		content, err := readStart(c.keyFile)
+		keys, err := readKeys(c.keyFile)
 		if err != nil {
-			return fmt.Errorf("--%s: %w", keyFileFlag, err)
+			return fmt.Errorf("--%s: %w; \"cartd keygen\" makes a key", keyFileFlag, err)
 		}
-		flag, text = keyFileFlag, content
-	case !given(keyFlag):
-		return nil
+		c.keys = &keys
+	case given(keyFlag):
+		key, err := gossip.ParseKey(c.keyText)
+		if err != nil {
+			return fmt.Errorf("--%s is %w; \"cartd keygen\" makes one", keyFlag, err)
+		}
+		keys, err := gossip.NewKeyring(key)
+		if err != nil {
+			return fmt.Errorf("--%s: %w", keyFlag, err)
+		}
+		c.keys, c.keyText = &keys, ""
 	}
-	key, err := gossip.ParseKey(text)
-	if err != nil {
-		return fmt.Errorf("--%s is %w; \"cartd keygen\" makes one", flag, err)
-	}
-	c.key, c.keyText = &key, ""
 	return nil
-}
-
-// readStart reads a file, and of a long one what tells that it is no key.
-func readStart(name string) (string, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close() //nolint:errcheck // it was only read
-	b, err := io.ReadAll(io.LimitReader(f, 1024))
-	return string(b), err
 }
 
 // isName reports whether a region or a zone can be called so. None is a name, too.

@@ -84,7 +84,7 @@ var (
 func (c *config) checkListeners() error {
 	type listener struct{ flag, address string }
 	all := []listener{{"--listen", c.listen}, {"--admin-listen", c.adminListen}}
-	if c.cluster.key != nil {
+	if c.cluster.keys != nil {
 		all = append(all, listener{"--gossip-listen", c.cluster.gossipListen}, listener{"--link-listen", c.cluster.linkListen})
 	}
 	for i, l := range all {

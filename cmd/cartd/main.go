@@ -37,7 +37,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(serveCommand(environ), membersCommand(environ), statusCommand(environ), backupCommand(environ),
-		restoreCommand(environ), migrateCommand(environ), keygenCommand(), versionCommand())
+		restoreCommand(environ), migrateCommand(environ), keygenCommand(), keysCommand(environ), versionCommand())
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

@@ -79,6 +79,9 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	e.gauge(mLinked, float64(z.Linked))
 	e.gauge(mNeeded, float64(z.Needed))
 	e.gauge(mClockOffset, z.Clock.Offset)
+	if z.KeyFile != nil {
+		e.gauge(mKeyFileGood, truth(z.KeyFile.LastError == ""))
+	}
 	for reason, n := range z.Refused.Network {
 		e.counter(mGossipRefused, float64(n), reason)
 	}
@@ -189,6 +192,7 @@ var (
 	mNeeded      = describe("peers_needed", "Other nodes that have to hold a write, where the database does not.")
 	mClockOffset = describe("clock_offset_seconds", "Median of what the clocks of peers are ahead of this one.")
 
+	mKeyFileGood   = describe("key_file_good", "Whether the file of cluster keys is good; where it is not, the node goes on with the keys that it had.")
 	mGossipRefused = describe("gossip_refused_total", "What came to the peer ports and was refused, by reason.", "reason")
 	mRepairs       = describe("repair_sessions_total", "Comparisons with a peer that ended, by what they found.", "outcome")
 	mStatesSent    = describe("repair_states_sent_total", "Whole carts sent to peers.")

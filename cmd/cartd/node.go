@@ -45,6 +45,7 @@ type node struct {
 	storedIn string // where, for logs
 	service  *cart.Service
 	region   *gossip.Node // nil where the node is alone
+	keyWatch *keyWatch    // nil where the keys are not from a file
 	left     bool         // in a stop: the database lacks what other nodes hold
 
 	serving  atomic.Bool // all of the above is there
@@ -95,6 +96,9 @@ func startNode(ctx context.Context, c config, log *slog.Logger) (n *node, err er
 	if n.region != nil {
 		n.onStop(n.config.cluster.drainTime+stopTimeout, n.drain)
 		n.background(n.join)
+		if n.keyWatch != nil {
+			n.background(n.keyWatch.run)
+		}
 	}
 	n.warn()
 	return n, nil
@@ -115,7 +119,7 @@ func (n *node) openStore(ctx context.Context) (err error) {
 		return err
 	}
 	// The nodes of a cluster hold writes without the database, from the start.
-	s, err := postgres.Open(ctx, c.databaseURL, postgres.Options{Logger: n.log, Lazy: c.cluster.key != nil})
+	s, err := postgres.Open(ctx, c.databaseURL, postgres.Options{Logger: n.log, Lazy: c.cluster.keys != nil})
 	if err == nil {
 		n.store = s
 	}
@@ -130,13 +134,16 @@ func (n *node) startService(ctx context.Context) error {
 	limits.Lines = c.maxLines
 	o := cart.Options{Store: n.store, Limits: limits, Memory: int64(c.memory), Logger: n.log}
 	var carts struct{ gossip.Carts }
-	if c.cluster.key != nil {
+	if c.cluster.keys != nil {
 		region, err := gossip.New(n.gossipOptions(&carts))
 		if err != nil {
 			return errors.Join(err, n.store.Close())
 		}
 		o.Replicator, o.Tolerate, o.Shared = region.Core(), c.cluster.tolerate, c.databaseURL != ""
 		n.region = region
+		if c.cluster.keyFile != "" {
+			n.keyWatch = newKeyWatch(c.cluster.keyFile, *c.cluster.keys, region.SetKeys, n.log)
+		}
 		n.joining.Store(true)
 	}
 	n.service = cart.New(o)
@@ -161,7 +168,7 @@ func (n *node) gossipOptions(carts gossip.Carts) gossip.Options {
 	c := n.config.cluster
 	return gossip.Options{
 		Member:        gossip.Member{Region: c.region, Zone: c.zone, APIAddr: n.apiAddr()},
-		Key:           *c.key,
+		Keys:          *c.keys,
 		GossipListen:  c.gossipListen,
 		LinkListen:    c.linkListen,
 		AdvertiseHost: c.advertiseHost,

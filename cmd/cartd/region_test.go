@@ -56,6 +56,14 @@ func TestClusterSettings(t *testing.T) {
 		return path
 	}
 	good, bad := file("key", key+"\n"), file("bad", key[:40]+"\n")
+	huge := file("huge", key+"\n")
+	if err := os.Truncate(huge, 100<<20); err != nil {
+		t.Fatal(err)
+	}
+	var others []string
+	for range gossip.MaxKeys {
+		others = append(others, strings.TrimSpace(keygen(t)))
+	}
 	with := func(args ...string) []string { return append([]string{"--cluster-key-file", good}, args...) }
 	for _, test := range []struct {
 		name    string
@@ -71,11 +79,17 @@ func TestClusterSettings(t *testing.T) {
 		{"two keys, one a variable", with(), []string{"CARTD_CLUSTER_KEY=" + key}, "contradict"},
 		{"no key in the flag", []string{"--cluster-key", ""}, nil, "--cluster-key is not a cluster key"},
 		{"a short key", []string{"--cluster-key", key[:40]}, nil, "--cluster-key is not a cluster key"},
-		{"a short key in a file", nil, []string{"CARTD_CLUSTER_KEY_FILE=" + bad}, "--cluster-key-file is not a cluster key"},
+		{"a short key in a file", nil, []string{"CARTD_CLUSTER_KEY_FILE=" + bad}, "bad: line 1 is not a cluster key"},
 		{"a key that is none", []string{"--cluster-key", strings.Repeat("A", 43) + "="}, nil, "--cluster-key is not a cluster key"},
 		{"no file", []string{"--cluster-key-file", filepath.Join(dir, "none")}, nil, "--cluster-key-file: open"},
 		{"a directory", []string{"--cluster-key-file", dir}, nil, "--cluster-key-file: read"},
-		{"a file without an end", []string{"--cluster-key-file", "/dev/zero"}, nil, "--cluster-key-file is not a cluster key"},
+		{"a file without an end", []string{"--cluster-key-file", "/dev/zero"}, nil, "not a file of keys: it has more than 16384 bytes"},
+		{"a file of 100 MB", []string{"--cluster-key-file", huge}, nil, "not a file of keys: it has more than 16384 bytes"},
+		{"an empty file", []string{"--cluster-key-file", file("empty", "")}, nil, "empty: no key"},
+		{"a file of notes", []string{"--cluster-key-file", file("notes", "# none\n\n")}, nil, "notes: no key"},
+		{"a key in the middle that is none", []string{"--cluster-key-file", file("middle", key+"\n"+others[0][:40]+"\n"+others[1])}, nil, "line 2 is not a cluster key"},
+		{"five keys", []string{"--cluster-key-file", file("five", key+"\n# and\n"+strings.Join(others, "\n"))}, nil, "line 6 is one key too many: 4 are the most"},
+		{"a key twice", []string{"--cluster-key-file", file("twice", key+"\r\n"+others[0]+"\r\n"+key+"\r\n")}, nil, "line 3 repeats the key of line 1"},
 		{"one replica", with("--replicas", "1"), nil, "--replicas is 1, not 2 to 16"},
 		{"many replicas", with("--replicas", "17"), nil, "--replicas is 17, not 2 to 16"},
 		{"nothing to tolerate", with("--tolerate", "0"), nil, "--tolerate is 0, not 1 to 2"},
@@ -98,7 +112,7 @@ func TestClusterSettings(t *testing.T) {
 		var out bytes.Buffer
 		code := run(t.Context(), append([]string{"serve"}, test.args...), test.environ, &out, &out)
 		said := out.String()
-		if code != 2 || !strings.Contains(said, test.says) || strings.Count(said, "\n") != 1 || strings.Contains(said, key[:40]) {
+		if code != 2 || !strings.Contains(said, test.says) || strings.Count(said, "\n") != 1 || strings.Contains(said, key[:40]) || strings.Contains(said, others[0][:40]) {
 			t.Errorf("%s: exit code %d: %s", test.name, code, said)
 		}
 	}
@@ -124,7 +138,7 @@ func TestJoinMayBeRepeated(t *testing.T) {
 	if got := strings.Join(c.cluster.join, " "); got != "a.example:7946 [fd00::7]:7946 10.0.0.7:1" {
 		t.Errorf("joins %s", got)
 	}
-	if c.cluster.key == nil || c.cluster.keyText != "" {
+	if c.cluster.keys == nil || c.cluster.keyText != "" {
 		t.Error("the key was not taken, or its text was kept")
 	}
 }

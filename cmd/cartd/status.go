@@ -27,6 +27,7 @@ type status struct {
 	Counters gossip.Counters `json:"counters"`       // of all links since the start
 	Clock    clockStatus     `json:"clock"`
 	Refused  refusedStatus   `json:"refused"`
+	KeyFile  *keyFileStatus  `json:"key_file,omitempty"` // where the keys are from one
 
 	Carts *cartsStatus `json:"carts,omitempty"` // nothing until the store is open
 	Store *storeStatus `json:"store,omitempty"`
@@ -44,6 +45,8 @@ type memberStatus struct {
 	APIAddress    string `json:"api_address"`
 	WireMin       uint64 `json:"wire_min"`
 	WireMax       uint64 `json:"wire_max"`
+
+	Keys []string `json:"keys"` // fingerprints of its cluster keys, of the one in use first
 }
 
 // linkStatus is the link with a peer, up or not. The backlog is what waits to be sent or acknowledged.
@@ -53,6 +56,7 @@ type linkStatus struct {
 	Up        bool      `json:"up"`
 	Draining  bool      `json:"draining,omitempty"` // the peer is about to leave: what it holds does not count
 	Since     time.Time `json:"since,omitzero"`     // when it came up
+	Key       string    `json:"key,omitempty"`      // fingerprint of the one that the peer proved itself with
 	Dialled   bool      `json:"dialled"`            // by this node
 	Failures  uint64    `json:"dial_failures"`      // since it was up for a while
 	LastError string    `json:"last_error,omitempty"`
@@ -137,6 +141,9 @@ func (n *node) status() *status {
 	z.commits(carts)
 	if n.region != nil {
 		z.cluster(n.region.Status(), n.config.cluster.tolerate)
+		if n.keyWatch != nil {
+			z.KeyFile = n.keyWatch.read()
+		}
 		offset, bad := n.region.Core().ClockSkew()
 		z.Clock = clockStatus{offset.Seconds(), bad}
 	}
@@ -234,6 +241,7 @@ func memberStatusOf(m gossip.Member) memberStatus {
 		APIAddress:    m.APIAddr,
 		WireMin:       m.MinWire,
 		WireMax:       m.MaxWire,
+		Keys:          fingerprints(m.Keys),
 	}
 }
 
@@ -244,6 +252,7 @@ func linkStatusOf(l gossip.LinkStatus, c gossip.ConnectionStatus) linkStatus {
 		Up:            l.Up,
 		Draining:      l.Draining,
 		Since:         c.Since,
+		Key:           c.Key,
 		Dialled:       c.Dialled,
 		Failures:      c.Failures,
 		LastError:     l.LastError,
