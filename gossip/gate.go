@@ -49,7 +49,7 @@ func newGate(keys Keyring, label string) (*gate, error) {
 // setKeys makes keys those that let a message pass.
 func (g *gate) setKeys(keys Keyring) error {
 	var aeads []cipher.AEAD
-	for _, secret := range keys.derive(gossipUse) {
+	for _, secret := range keys.gossipSecrets() {
 		block, err := aes.NewCipher(secret)
 		if err != nil {
 			return err

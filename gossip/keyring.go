@@ -93,11 +93,11 @@ func (r Keyring) Has(f Fingerprint) bool { return indexOfKey(r.keys, f) >= 0 }
 // Equal reports whether both rings have the same keys in the same order.
 func (r Keyring) Equal(other Keyring) bool { return slices.Equal(r.keys, other.keys) }
 
-// derive returns the 32 bytes of a use, of each key.
-func (r Keyring) derive(use string) [][]byte {
+// gossipSecrets returns what memberlist encrypts with, of each key.
+func (r Keyring) gossipSecrets() [][]byte {
 	secrets := make([][]byte, len(r.keys))
 	for i, k := range r.keys {
-		secrets[i] = k.derive(use)
+		secrets[i] = k.derive(gossipUse)
 	}
 	return secrets
 }

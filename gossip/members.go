@@ -40,7 +40,7 @@ type members struct {
 }
 
 func newMembers(o Options, refused *refusals) (*members, error) {
-	secrets := o.Keys.derive(gossipUse)
+	secrets := o.Keys.gossipSecrets()
 	ring, err := memberlist.NewKeyring(secrets, secrets[0])
 	return &members{
 		logger:  o.Logger,
@@ -138,7 +138,7 @@ func (m *members) tell(change func(self *Member)) {
 // addKeys makes memberlist take what keys encrypted, beside what it has taken before.
 func (m *members) addKeys(keys Keyring) error {
 	var errs []error
-	for _, secret := range keys.derive(gossipUse) {
+	for _, secret := range keys.gossipSecrets() {
 		errs = append(errs, m.ring.AddKey(secret))
 	}
 	return errors.Join(errs...)
@@ -150,7 +150,7 @@ func (m *members) addKeys(keys Keyring) error {
 // RemoveKey writes to the list that a reader of the ring may have at hand, unless it removes the last one: so
 // all but the first go, from the end, and those that stay are added again.
 func (m *members) setKeys(keys Keyring) error {
-	secrets := keys.derive(gossipUse)
+	secrets := keys.gossipSecrets()
 	errs := []error{m.ring.UseKey(secrets[0])}
 	if had := m.ring.GetKeys(); len(had) > len(secrets) {
 		for _, secret := range slices.Backward(had[1:]) {

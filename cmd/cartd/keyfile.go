@@ -103,10 +103,10 @@ func (f *keyFile) set(lines []string) error {
 func (f *keyFile) inUse() gossip.Fingerprint { return f.keys.Fingerprints()[0] }
 
 // line returns which of the lines is the key of a fingerprint.
-func (f *keyFile) line(print gossip.Fingerprint) (int, error) {
-	key := slices.Index(f.keys.Fingerprints(), print)
+func (f *keyFile) line(fingerprint gossip.Fingerprint) (int, error) {
+	key := slices.Index(f.keys.Fingerprints(), fingerprint)
 	if key < 0 {
-		return 0, fmt.Errorf("%s has no key %v", f.path, print)
+		return 0, fmt.Errorf("%s has no key %v", f.path, fingerprint)
 	}
 	for i, line := range f.lines {
 		if gossip.IsKeyLine(line) {
@@ -129,8 +129,8 @@ func (f *keyFile) add(key gossip.Key) error {
 }
 
 // use moves a key before the others.
-func (f *keyFile) use(print gossip.Fingerprint) error {
-	from, err := f.line(print)
+func (f *keyFile) use(fingerprint gossip.Fingerprint) error {
+	from, err := f.line(fingerprint)
 	if err != nil {
 		return err
 	}
@@ -144,17 +144,17 @@ func (f *keyFile) use(print gossip.Fingerprint) error {
 }
 
 // remove removes a key that is not in use.
-func (f *keyFile) remove(print gossip.Fingerprint) error {
-	i, err := f.line(print)
+func (f *keyFile) remove(fingerprint gossip.Fingerprint) error {
+	i, err := f.line(fingerprint)
 	switch {
 	case err != nil:
 		return err
-	case print != f.inUse():
+	case fingerprint != f.inUse():
 		return f.set(slices.Delete(slices.Clone(f.lines), i, i+1))
 	case len(f.keys.Fingerprints()) == 1:
-		return fmt.Errorf("%v is the only key of %s", print, f.path)
+		return fmt.Errorf("%v is the only key of %s", fingerprint, f.path)
 	}
-	return fmt.Errorf("%v is in use: use another key of %s first", print, f.path)
+	return fmt.Errorf("%v is in use: use another key of %s first", fingerprint, f.path)
 }
 
 // write replaces the file, at once and for good, by one of the same owner and permissions.

@@ -82,16 +82,16 @@ func keysAddCommand() *cobra.Command {
 					return err
 				}
 			}
-			print := key.Fingerprint()
-			says := fmt.Sprintf("%s has %v already; %v is in use", f.path, print, f.inUse())
-			if !f.keys.Has(print) {
+			fingerprint := key.Fingerprint()
+			says := fmt.Sprintf("%s has %v already; %v is in use", f.path, fingerprint, f.inUse())
+			if !f.keys.Has(fingerprint) {
 				if err := f.add(key); err != nil {
 					return err
 				}
 				if err := f.write(); err != nil {
 					return err
 				}
-				says = fmt.Sprintf("%s has %v now; %v is in use", f.path, print, f.inUse())
+				says = fmt.Sprintf("%s has %v now; %v is in use", f.path, fingerprint, f.inUse())
 			}
 			if show {
 				fmt.Fprintln(cmd.OutOrStdout(), key.Text())
@@ -153,7 +153,7 @@ func keysStepCommand(environ []string, s keysStep) *cobra.Command {
 			if err := fromEnvironment(cmd, environ); err != nil {
 				return usageError{err}
 			}
-			print, err := gossip.ParseFingerprint(args[1])
+			fingerprint, err := gossip.ParseFingerprint(args[1])
 			if err == nil && cmd.Flags().Changed("admin") {
 				err = admin.check()
 			}
@@ -164,13 +164,13 @@ func keysStepCommand(environ []string, s keysStep) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := s.edit(f, print); err != nil {
+			if err := s.edit(f, fingerprint); err != nil {
 				return err
 			}
 			if cmd.Flags().Changed("admin") {
 				holders, err := keyHolders(cmd.Context(), admin)
 				if err == nil {
-					err = s.can(holders, print)
+					err = s.can(holders, fingerprint)
 				}
 				if err != nil {
 					return err
@@ -179,7 +179,7 @@ func keysStepCommand(environ []string, s keysStep) *cobra.Command {
 			if err := f.write(); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: "+s.did+"\n", f.path, print)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: "+s.did+"\n", f.path, fingerprint)
 			return nil
 		},
 	}

@@ -62,7 +62,7 @@ func nodesThat(holders []keyHolder, is func(keyHolder) bool) string {
 	case 1:
 		return "node " + names[0]
 	}
-	return "nodes " + strings.Join(names, " and ")
+	return "nodes " + strings.Join(names, ", ")
 }
 
 // silent names the nodes that do not tell their keys.
