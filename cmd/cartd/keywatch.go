@@ -22,8 +22,9 @@ type keyWatch struct {
 	set  func(gossip.Keyring) error
 	log  *slog.Logger
 
+	keys gossip.Keyring // that the node has; reload alone looks at it
+
 	mu     sync.Mutex
-	keys   gossip.Keyring // that the node has
 	status keyFileStatus
 }
 
@@ -59,15 +60,17 @@ func (w *keyWatch) run(ctx context.Context) {
 
 // reload gives the node the keys of the file, if they are others. A file that is not good changes nothing.
 func (w *keyWatch) reload() {
+	keys, err := readKeys(w.file)
+	changed := err == nil && !keys.Equal(w.keys)
+	if changed {
+		err = w.set(keys)
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	keys, err := readKeys(w.file)
-	if err == nil && !keys.Equal(w.keys) {
-		if err = w.set(keys); err == nil {
-			w.keys = keys
-			w.status.Changes++
-			w.log.Info("the cluster keys have changed", "keys", fingerprints(keys.Fingerprints()))
-		}
+	if changed && err == nil {
+		w.keys = keys
+		w.status.Changes++
+		w.log.Info("the cluster keys have changed", "keys", fingerprints(keys.Fingerprints()))
 	}
 	said := ""
 	if err != nil {

@@ -94,11 +94,11 @@ func startNode(ctx context.Context, c config, log *slog.Logger) (n *node, err er
 	n.serving.Store(true)
 	n.public = n.serve(public, n.closing(api.New(api.Options{Service: n.service, Dev: c.dev, Ready: n.isReady, Logger: log})))
 	if n.region != nil {
+		if n.keyWatch != nil {
+			n.background(n.keyWatch.run) // until after the drain
+		}
 		n.onStop(n.config.cluster.drainTime+stopTimeout, n.drain)
 		n.background(n.join)
-		if n.keyWatch != nil {
-			n.background(n.keyWatch.run)
-		}
 	}
 	n.warn()
 	return n, nil
