@@ -8,9 +8,8 @@ import (
 	"time"
 )
 
-// steady is how long a link has been up when the next attempt to dial comes at once. An attempt that comes
-// to nothing takes less.
-const steady = 2*proofTime + time.Second
+// steady is how long a link has been up when the next attempt to dial comes soon again.
+const steady = 5 * time.Second
 
 // dials are the attempts to keep up a link with each member of a greater start id: of two processes,
 // the one with the smaller one dials.
@@ -72,9 +71,6 @@ func (d *dials) run(ctx context.Context, start uint64) {
 			pause = minRedial
 		}
 		d.note(start, err, fresh)
-		if fresh {
-			continue
-		}
 		if !sleep(ctx, pause/2+rand.N(pause)) {
 			return
 		}

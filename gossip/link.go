@@ -28,7 +28,8 @@ var (
 	errStale    = errors.New("nothing heard for too long")
 	errReplaced = errors.New("the peer has come with a new connection")
 	errStopped  = errors.New("this node stops")
-	errRekeyed  = errors.New("the link was made with a key that is not in use any more")
+	errRenewed  = errors.New("the link gave way to one that was made with the keys in use")
+	errRemoved  = errors.New("the peer proved itself with a key that was removed")
 	errFrame    = errors.New("a frame of a length that no frame has")
 )
 
@@ -45,6 +46,8 @@ type link struct {
 	ours   Fingerprint // of the one that this process did with
 
 	wake   chan struct{} // receives when the core may have a frame
+	keys   chan struct{} // receives when other keys may be in use, here or there
+	heard  chan struct{} // closed when the first frame came
 	closed chan struct{} // closed when why is set
 	done   chan struct{} // closed when the core has been told Down
 	once   sync.Once
@@ -61,39 +64,52 @@ func newLink(in introduction, conn *tls.Conn, core *Core) *link {
 		core:   core,
 		since:  time.Now(),
 		wake:   make(chan struct{}, 1),
+		keys:   make(chan struct{}, 1),
+		heard:  make(chan struct{}),
 		closed: make(chan struct{}),
 		done:   make(chan struct{}),
 	}
 }
 
-// run carries frames until the link is closed, and returns why it was.
+// run carries frames until the link is closed, and returns why it was. Where another link takes over, that one
+// tells the core.
 func (l *link) run() error {
 	defer close(l.done)
 	if err := l.core.Up(l.peer, l.wire); err != nil {
 		l.close(err)
+		l.core.Down(l.peer.Start, err) // it may have taken over
 		return err
 	}
 	var writer sync.WaitGroup
 	writer.Go(func() { l.close(l.write()) })
 	l.close(l.read())
 	writer.Wait()
-	l.core.Down(l.peer.Start, l.why)
+	if !errors.Is(l.why, errRenewed) {
+		l.core.Down(l.peer.Start, l.why)
+	}
 	return l.why
 }
 
-// close ends both goroutines; the first reason counts.
+// close ends both goroutines; the first reason counts. A connection that gives way is left open: to the peer, who may
+// not have made the other one its own yet, its end would be that of the link.
 func (l *link) close(why error) {
 	l.once.Do(func() {
 		l.why = why
 		close(l.closed)
+		if errors.Is(why, errRenewed) {
+			_ = l.conn.NetConn().SetDeadline(time.Unix(1, 0)) // it fails where the connection is closed
+			return
+		}
 		l.conn.NetConn().Close() //nolint:errcheck // and no TLS alert: it would wait for a peer that does not read
 	})
 }
 
 // poke lets the writer ask the core for a frame.
-func (l *link) poke() {
+func (l *link) poke() { poke(l.wake) }
+
+func poke(c chan struct{}) {
 	select {
-	case l.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -135,9 +151,12 @@ func (l *link) read() error {
 	r := bufio.NewReaderSize(l.conn, readAhead)
 	var b []byte
 	var err error
-	for {
+	for first := true; ; first = false {
 		if b, err = readFrame(r, b[:0], MaxFrame); err != nil {
 			return err
+		}
+		if first {
+			close(l.heard)
 		}
 		if err := l.core.Receive(l.peer.Start, b); err != nil {
 			return fmt.Errorf("%w: %w", errRefusedFrame, err)
@@ -203,9 +222,8 @@ func newLinks(id *credentials, core *Core, find func(Member) (Member, error), re
 	return ls
 }
 
-// dialled runs a link on a connection with the process of start id peer, and returns why it ended.
-func (ls *links) dialled(ctx context.Context, raw net.Conn, ours hello, peer uint64) error {
-	defer func() { _ = raw.Close() }()
+// dialled returns a link on a connection with the process of start id peer, which is to be run.
+func (ls *links) dialled(ctx context.Context, raw net.Conn, ours hello, peer uint64) (*link, error) {
 	id := ls.credentials()
 	conn := tls.Client(raw, id.client(peer))
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
@@ -214,9 +232,10 @@ func (ls *links) dialled(ctx context.Context, raw net.Conn, ours hello, peer uin
 		ls.refuse(raw, err)
 	}
 	if !stop() || err != nil {
-		return errors.Join(ctx.Err(), err)
+		_ = raw.Close()
+		return nil, errors.Join(ctx.Err(), err)
 	}
-	return ls.run(newLink(in, conn, ls.core))
+	return newLink(in, conn, ls.core), nil
 }
 
 // accepted runs a link on a connection that came, if it is a peer's.
@@ -238,7 +257,12 @@ func (ls *links) accepted(ctx context.Context, raw net.Conn, ours hello) {
 	if !stop() || err != nil {
 		return
 	}
-	ls.run(newLink(in, conn, ls.core)) //nolint:errcheck // the core was told
+	err = ls.run(newLink(in, conn, ls.core))
+	if errors.Is(err, errRenewed) && raw.SetDeadline(time.Now().Add(proofTime)) == nil {
+		stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
+		defer stop()
+		_, _ = io.Copy(io.Discard, raw) // until the peer closes it
+	}
 }
 
 // introduce shakes hands and exchanges hellos, within proofTime.
@@ -280,25 +304,26 @@ func (ls *links) credentials() *credentials {
 	return ls.id
 }
 
-// setCredentials replaces the credentials, and closes the links that were made with others: whose peer proved
-// itself with a key that is not there any more, or got a proof with a key that is not in use any more.
+// setCredentials replaces the credentials, and closes the links whose peer proved itself with a key that is
+// not there any more.
 func (ls *links) setCredentials(id *credentials) {
 	ls.mu.Lock()
 	ls.id = id
-	var former []*link
-	for _, l := range ls.up {
-		if !ls.current(l) {
-			former = append(former, l)
+	ls.mu.Unlock()
+	for _, l := range ls.all() {
+		if !id.has(l.proven) {
+			l.close(errRemoved)
 		}
 	}
-	ls.mu.Unlock()
-	for _, l := range former {
-		l.close(errRekeyed)
-	}
+	ls.keysChanged()
 }
 
-// current reports whether a link was made with the credentials that there are. The mutex is held.
-func (ls *links) current(l *link) bool { return l.ours == ls.id.inUse && ls.id.has(l.proven) }
+// keysChanged tells the links that other keys may be in use, here or there.
+func (ls *links) keysChanged() {
+	for _, l := range ls.all() {
+		poke(l.keys)
+	}
+}
 
 var errHandshake = errors.New("TLS handshake")
 
@@ -335,27 +360,29 @@ func (ls *links) refuse(conn net.Conn, err error) {
 }
 
 // run makes the link that of its peer, runs it and returns why it ended. A link that the peer had before
-// gives way: the peer knows better whether it is of any use.
+// gives way: the peer knows better whether it is of any use. If that was made with other keys, it need not be of
+// none, and for the core there is a link all the time.
 func (ls *links) run(l *link) error {
+	gaveWay := false
 	for {
-		ls.mu.Lock()
-		if ls.stopped {
-			ls.mu.Unlock()
-			return errStopped
+		before, err := ls.enter(l)
+		if err != nil {
+			l.close(err)
+			if gaveWay {
+				ls.core.Down(l.peer.Start, err)
+			}
+			return err
 		}
-		if !ls.current(l) { // the keys changed meanwhile
-			ls.mu.Unlock()
-			return errRekeyed
-		}
-		before, ok := ls.up[l.peer.Start]
-		if !ok {
-			ls.up[l.peer.Start] = l
-			ls.mu.Unlock()
+		if before == nil {
 			break
 		}
-		ls.mu.Unlock()
-		before.close(errReplaced)
+		if before.ours != l.ours || before.proven != l.proven {
+			before.close(errRenewed)
+		} else {
+			before.close(errReplaced)
+		}
 		<-before.done
+		gaveWay = gaveWay || errors.Is(before.why, errRenewed)
 		ls.remove(before)
 	}
 	ls.logger.Info("gossip: link up", "peer", l.peer.Name, "wire", l.wire)
@@ -373,6 +400,23 @@ func (ls *links) run(l *link) error {
 		ls.refused.add(frameMalformed, l.peer.Name, err)
 	}
 	return err
+}
+
+// enter makes the link that of its peer, unless there is another one, which it returns, or there is to be none.
+func (ls *links) enter(l *link) (before *link, err error) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	switch {
+	case ls.stopped:
+		return nil, errStopped
+	case !ls.id.has(l.proven): // it was removed during the handshake
+		return nil, errRemoved
+	}
+	before = ls.up[l.peer.Start]
+	if before == nil {
+		ls.up[l.peer.Start] = l
+	}
+	return before, nil
 }
 
 func (ls *links) remove(l *link) {

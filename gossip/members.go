@@ -355,12 +355,7 @@ func (m *members) NotifyLeave(n *memberlist.Node) {
 	m.signal()
 }
 
-func (m *members) signal() {
-	select {
-	case m.changed <- struct{}{}:
-	default:
-	}
-}
+func (m *members) signal() { poke(m.changed) }
 
 // gossipLog takes the lines that memberlist logs. What it calls an error, a node that is down or a
 // datagram that was lost, it has to cope with by itself: at most a warning.

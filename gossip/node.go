@@ -192,13 +192,77 @@ func (n *Node) hello() hello {
 	return hello{label: n.o.Label, Member: self}
 }
 
-// dial opens a connection with a member, runs the link and returns why it ended.
+// dial opens a link with a member, runs it and returns why it ended. When other keys are in use than those that
+// the link was made with, it makes another one, which takes over.
 func (n *Node) dial(ctx context.Context, peer Member) error {
-	conn, err := n.o.network.Dial(ctx, peer.LinkAddr)
+	l, err := n.connect(ctx, peer)
 	if err != nil {
 		return err
 	}
+	defer func() { _ = l.conn.NetConn().Close() }()
+	ended := n.runDialled(l)
+	pause := time.After(maxRedial) // between two attempts: what a peer says of its keys may come later than its link
+	for {
+		select {
+		case <-ended:
+			return l.why
+		case <-l.keys:
+		case <-pause:
+			pause = nil
+		}
+		if pause == nil && n.outdated(l) {
+			if fresh, err := n.connect(ctx, peer); err == nil {
+				l, ended = n.takeOver(l, ended, fresh)
+			}
+			pause = time.After(maxRedial)
+		}
+	}
+}
+
+// connect returns a link with a member, which is to be run.
+func (n *Node) connect(ctx context.Context, peer Member) (*link, error) {
+	conn, err := n.o.network.Dial(ctx, peer.LinkAddr)
+	if err != nil {
+		return nil, err
+	}
 	return n.links.dialled(ctx, conn, n.hello(), peer.Start)
+}
+
+// runDialled runs a link until ended is closed.
+func (n *Node) runDialled(l *link) (ended chan struct{}) {
+	ended = make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = n.links.run(l) // it is why the link was closed
+	}()
+	return ended
+}
+
+// takeOver runs a fresh link in place of one that runs, and returns which of the two does then.
+func (n *Node) takeOver(l *link, ended chan struct{}, fresh *link) (*link, chan struct{}) {
+	began := n.runDialled(fresh)
+	select {
+	case <-ended:
+	case <-began: // it came to nothing
+		return l, ended
+	}
+	select {
+	case <-fresh.heard: // the peer uses it, too
+	case <-fresh.closed:
+	}
+	_ = l.conn.NetConn().Close()
+	return fresh, began
+}
+
+// outdated reports whether a link was made with another key than this process uses now, or than the peer says that it
+// uses.
+func (n *Node) outdated(l *link) bool {
+	id := n.links.credentials()
+	if l.ours != id.inUse {
+		return true
+	}
+	peer, err := n.members.find(l.peer)
+	return err == nil && len(peer.Keys) > 0 && peer.Keys[0] != l.proven && id.has(peer.Keys[0])
 }
 
 // accept takes connections that become links.
@@ -219,6 +283,7 @@ func (n *Node) follow(ctx context.Context) {
 		}
 		self, others := n.members.all()
 		n.core.SetMembers(others)
+		n.links.keysChanged()
 		var greater []Member
 		for _, o := range others {
 			if o.Start > self.Start {
@@ -260,10 +325,10 @@ func (n *Node) SetState(state MemberState) {
 	n.members.setState(state)
 }
 
-// SetKeys replaces the keys of the node. From then on it encrypts and proves itself with the first of them,
-// refuses what others did with a key that is not among them, and has closed the links that were made
-// otherwise: they come up again, if the peer has the right keys, and what waits for them goes on.
-// It returns when one of the others knows of it, or after a second.
+// SetKeys replaces the keys of the node. From then on it encrypts and proves itself with the first of them, and
+// refuses what others did with a key that is not among them: links whose peer proved itself so are closed. Other
+// links stay until one that is made with the keys in use takes over. It returns when one of the others knows of
+// the keys, or after a second.
 func (n *Node) SetKeys(keys Keyring) error {
 	n.keys.Lock()
 	defer n.keys.Unlock()

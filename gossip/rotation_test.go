@@ -43,6 +43,27 @@ func startTraffic(t testing.TB, nodes ...testNode) *traffic {
 	return tr
 }
 
+// alwaysLinked fails the test when a node has fewer than so many peers, until the function that it returns is called.
+func alwaysLinked(t testing.TB, peers int, nodes ...testNode) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		for sleep(ctx, 20*time.Microsecond) {
+			for _, n := range nodes {
+				if got := n.core.Peers(); got < peers {
+					t.Errorf("%s has %d peers", n.addr(), got)
+				}
+			}
+		}
+	})
+	stop = func() {
+		cancel()
+		running.Wait()
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
 // setKeys gives nodes a ring one after the other, and waits until they all tell so and are linked.
 func setKeys(t testing.TB, keys Keyring, nodes ...testNode) {
 	t.Helper()
@@ -60,8 +81,8 @@ func setKeys(t testing.TB, keys Keyring, nodes ...testNode) {
 	await(t, "all are linked", func() bool { return linked(nodes...) })
 }
 
-// A key is rotated under traffic: every word reaches every node from the one that took it, nothing is refused,
-// and in the end the old key is good for nothing.
+// A key is rotated under traffic: the nodes are linked all the time, every word reaches every node from the one that
+// took it, nothing is refused, and in the end the old key is good for nothing.
 func TestRotation(t *testing.T) {
 	a := start(t, Options{})
 	b := start(t, Options{Join: []string{a.addr()}})
@@ -76,6 +97,7 @@ func TestRotation(t *testing.T) {
 	}
 	more()
 
+	stop := alwaysLinked(t, 2, nodes...)
 	fresh := GenerateKey()
 	proven := func(key Key) {
 		t.Helper()
@@ -102,6 +124,7 @@ func TestRotation(t *testing.T) {
 		}
 	}
 	more()
+	stop()
 
 	tr.stop()
 	await(t, "every word is held by both peers", func() bool { return tr.held.Load() == 2*tr.words.Load() })
@@ -148,7 +171,7 @@ func TestRemovedKeyEndsItsLinks(t *testing.T) {
 	}
 	select {
 	case <-lost.done:
-		if !errors.Is(lost.why, errRekeyed) {
+		if !errors.Is(lost.why, errRemoved) {
 			t.Errorf("closed for %v", lost.why)
 		}
 	case <-time.After(patience):
@@ -165,6 +188,33 @@ func TestRemovedKeyEndsItsLinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, "the late one has the key", func() bool { return with(late) != nil && with(late).proven == fresh.Fingerprint() })
+}
+
+// A key that the peer lacks takes no link away: the one that there is stays until the peer has the key.
+func TestKeyUsedTooEarly(t *testing.T) {
+	fresh := GenerateKey()
+	a := start(t, Options{Keys: ring(testKey, fresh), Member: Member{Start: 7}}) // which dials
+	b := start(t, Options{Member: Member{Start: 1 << 63}, Join: []string{a.addr()}})
+	await(t, "two nodes", func() bool { return linked(a, b) })
+	with := func() *link { return a.links.all()[b.Status().Self.Start] }
+	before := with()
+	stop := alwaysLinked(t, 1, a, b)
+	if err := a.SetKeys(ring(fresh, testKey)); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the new key is refused", func() bool {
+		return a.Status().Refused[string(linkCertificate)] > 0 && b.Status().Refused[string(gossipKey)] > 0
+	})
+	if with() != before {
+		t.Error("another link")
+	}
+	a.put(cartID(1), "on the old link")
+	await(t, "a change", func() bool { return b.has(cartID(1), "on the old link") })
+	if err := b.SetKeys(ring(testKey, fresh)); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "another link", func() bool { return with() != before && with().ours == fresh.Fingerprint() })
+	stop()
 }
 
 // A handshake that began before its key was removed makes no link after that.
@@ -214,7 +264,7 @@ func TestKeysChangeUnderTraffic(t *testing.T) {
 	for i, n := range []testNode{a, b} {
 		r := rand.New(rand.NewPCG(seed, uint64(i)))
 		changing.Go(func() {
-			for range 20 {
+			for range 10 {
 				first := r.IntN(2)
 				others := append(slices.Clone(idle), used[1-first])
 				r.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })

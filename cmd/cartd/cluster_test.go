@@ -26,7 +26,7 @@ var clusterSeed = flag.Uint64("cluster.seed", 0, "seed of the clients of TestClu
 // cluster is the nodes of a region, each a process, on one database.
 type cluster struct {
 	t   testing.TB
-	url string // of the database
+	url string // of the database; none: each node has a file
 	key string // the file
 
 	mu    sync.Mutex
@@ -59,7 +59,11 @@ func newCluster(t testing.TB, size int, url string) *cluster {
 func (c *cluster) launch() *clusterNode {
 	c.t.Helper()
 	const free = "127.0.0.1:0"
-	args := append(listening(), "--database-url", c.url, "--cluster-key-file", c.key, "--gossip-listen", free, "--link-listen", free)
+	where := []string{"--database-url", c.url}
+	if c.url == "" {
+		where = []string{"--data-dir", c.t.TempDir()}
+	}
+	args := append(append(listening(), where...), "--cluster-key-file", c.key, "--gossip-listen", free, "--link-listen", free)
 	for _, n := range c.nodes {
 		args = append(args, "--join", n.gossip)
 	}

@@ -20,8 +20,13 @@ import (
 func TestKeyRotation(t *testing.T) {
 	build(t)
 	t.Parallel()
+	t.Run("database", func(t *testing.T) { testKeyRotation(t, pgtest.New(t)) })
+	t.Run("files", func(t *testing.T) { testKeyRotation(t, "") }) // a write needs a link
+}
+
+func testKeyRotation(t *testing.T, url string) {
 	former := gossip.GenerateKey()
-	c := &cluster{t: t, url: pgtest.New(t)}
+	c := &cluster{t: t, url: url}
 	var files, admins []string
 	for range 3 {
 		c.key = keyFileOf(t, former.Text()+"\n")
