@@ -105,23 +105,35 @@ const (
 // again and again.
 func (s *Service) seeding() {
 	for again := true; again; {
+		before := s.incarnation()
 		if away := s.seed(); !away {
-			again = s.shared && s.rest()
+			if before == 0 { // it was read from for the first time
+				before = s.incarnation()
+			}
+			again = s.shared && s.rest(before)
 		} else { // some of it was read before that
 			again = s.shared && s.pause(seedRetry)
 		}
 	}
 }
 
-// rest waits until it is time to read the versions again: when the store was away it may be another one, or at
-// an earlier state. It reports whether the Service still runs then.
-func (s *Service) rest() bool {
+// incarnation is what the store says that changes when it may have been taken back, or 0.
+func (s *Service) incarnation() int64 {
+	if store, ok := s.store.(interface{ Incarnation() int64 }); ok {
+		return store.Incarnation()
+	}
+	return 0
+}
+
+// rest waits until it is time to read the versions again: when the store was away, or is not in the incarnation
+// that it was in, it may be at an earlier state. It reports whether the Service still runs then.
+func (s *Service) rest(incarnation int64) bool {
 	last := ID(bytes.Repeat([]byte{0xff}, len(ID{})))
 	for range seedAgain / seedProbe {
 		if !s.pause(seedProbe) {
 			return false
 		}
-		if _, err := s.store.Versions(s.running, last, 1); err != nil {
+		if _, err := s.store.Versions(s.running, last, 1); err != nil || s.incarnation() != incarnation {
 			return s.running.Err() == nil
 		}
 	}

@@ -2,6 +2,7 @@ package cart
 
 import (
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -309,5 +310,45 @@ func TestADatabaseThatWasAway(t *testing.T) {
 		if got := store.state(x.id); VersionHash(x.id, got) != VersionHash(x.id, x.states[4]) {
 			t.Errorf("a cart in memory was not saved again: %v", got)
 		}
+	})
+}
+
+// restartable is a store that tells when it may have gone back.
+type restartable struct {
+	*fakeStore
+	incarnation atomic.Int64
+}
+
+func (r *restartable) Incarnation() int64 { return r.incarnation.Load() }
+
+// A store that says that it may have gone back is compared at once, and otherwise within a minute.
+func TestAnotherIncarnationIsComparedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &restartable{fakeStore: newFakeStore()}
+		store.incarnation.Store(1)
+		o := peered(store.fakeStore, newFakeReplicator())
+		o.Store = store
+		s := start(t, o)
+		x := newForeign(t, time.Now(), 1)
+		deliver(t, s, x.id, whole(x.states[1]))
+		x.client(t, s).want(linesOf(x.states[1]))
+		backAfter := func(what string, least, most time.Duration) {
+			t.Helper()
+			if err := s.Flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			store.goBack(x.id, nil)
+			began := time.Now()
+			for store.state(x.id) == nil && time.Since(began) < 2*seedAgain {
+				time.Sleep(flushTick)
+			}
+			if took := time.Since(began); took < least || took > most {
+				t.Errorf("%s: saved again after %v", what, took)
+			}
+		}
+		time.Sleep(seedAgain / 2)
+		store.incarnation.Store(2)
+		backAfter("another incarnation", 0, 2*seedProbe)
+		backAfter("the same one", seedAgain/2, seedAgain+2*seedProbe)
 	})
 }

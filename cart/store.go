@@ -9,6 +9,10 @@ import (
 
 // Store keeps carts durable. The Service calls Commit from one goroutine at a time and everything
 // else from many. Every implementation passes the suite of package storetest.
+//
+// A store that nodes share may be taken back to an earlier state while they run. It may have a method
+// Incarnation() int64, whose result changes when that could have happened: then the nodes look at once, and
+// otherwise within a minute.
 type Store interface {
 	// Load returns the join of everything that was committed of a cart, but for deltas that need what
 	// was not. It returns ErrNotFound for a cart that nothing was committed of, and an error that wraps

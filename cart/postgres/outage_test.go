@@ -313,6 +313,29 @@ func TestUnsafeSuccessor(t *testing.T) {
 	wantState(t, s, b)
 }
 
+// TestIncarnation: it changes with a server that was started again, and with nothing else.
+func TestIncarnation(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	s := open(t, server.URL, Options{})
+	b := newBasket()
+	commit(t, s, b.add(t, "apples"))
+	wantState(t, s, b)
+	first := s.Incarnation()
+	commit(t, s, b.add(t, "apples"))
+	wantState(t, s, b)
+	if again := s.Incarnation(); first == 0 || again != first {
+		t.Errorf("%d, and then %d", first, again)
+	}
+	server.Stop(t)
+	server.Restart(t)
+	for s.Incarnation() == first {
+		if _, err := s.Load(background, b.id); err != nil && !errors.Is(err, cart.ErrNoRoom) {
+			t.Fatal(err)
+		}
+	}
+}
+
 func setFsync(t *testing.T, server *pgtest.Server, value string) {
 	t.Helper()
 	execute(t, server.URL, "ALTER SYSTEM SET fsync = "+value)

@@ -60,6 +60,7 @@ type Store struct {
 
 	breaker *breaker
 	heard   atomic.Int64 // when the database last answered, in nanoseconds of Unix time
+	started atomic.Int64 // when the server did that connections were made to last, in microseconds of Unix time; 0 if none tells
 	isSetUp bool         // used by Open and then by probe alone
 	stop    context.CancelFunc
 	running sync.WaitGroup // the goroutines that probe and look again
@@ -117,7 +118,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if s.writers, err = pool(s.config, s.opts, writers, s.opts.checkConnection); err != nil {
 		return err
 	}
-	if s.readers, err = pool(s.config, s.opts, s.opts.Readers, nil); err != nil {
+	if s.readers, err = pool(s.config, s.opts, s.opts.Readers, s.identify); err != nil {
 		return err
 	}
 	err = s.setUp(ctx)
