@@ -200,7 +200,7 @@ func parseETag(tag string) (version uint64, ok bool) {
 		return 0, false
 	}
 	var raw [8]byte
-	if _, err := base64.RawURLEncoding.Strict().Decode(raw[:], []byte(tag[1:12])); err != nil {
+	if n, err := base64.RawURLEncoding.Strict().Decode(raw[:], []byte(tag[1:12])); err != nil || n != len(raw) {
 		return 0, false
 	}
 	return binary.BigEndian.Uint64(raw[:]), true

@@ -82,7 +82,7 @@ func TestETag(t *testing.T) {
 			t.Errorf("%d is %s is %d", version, tag, got)
 		}
 	}
-	for _, tag := range []string{"", `""`, `"AAAAAAAAAA"`, `"AAAAAAAAAA!"`, `"AAAAAAAAAAB"`, `AAAAAAAAAAA`} {
+	for _, tag := range []string{"", `""`, `"AAAAAAAAAA"`, `"AAAAAAAAAA!"`, `"AAAAAAAAAAB"`, `AAAAAAAAAAA`, "\"AAAAAAAAAA\n\""} {
 		if _, ok := parseETag(tag); ok {
 			t.Errorf("%s is taken for an entity tag", tag)
 		}

@@ -3,6 +3,7 @@ package cart
 import (
 	"encoding/base64"
 	"encoding/binary"
+	"strings"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -56,7 +57,7 @@ func bind(cart ID, raw []byte) uint32 {
 
 // ParseContext reads the text form of a context of the cart.
 func ParseContext(cart ID, text string) (*Context, error) {
-	if len(text) > maxContext {
+	if len(text) > maxContext || strings.ContainsAny(text, "\r\n") { // which strict would skip
 		return nil, errContext
 	}
 	raw, err := strict.DecodeString(text)

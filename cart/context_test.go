@@ -65,6 +65,7 @@ func TestMalformedContexts(t *testing.T) {
 		"garbage":                   "not a context!",
 		"padded":                    text + "=",
 		"twice":                     text + text,
+		"with a line break":         text[:10] + "\n" + text[10:],
 		"in standard base64":        "+" + text[1:],
 		"another version":           encodeContext(c.id, dot([]byte{2, 1}, 1, 1)),
 		"of another cart":           encodeContext(NewID(), dot([]byte{1, 1}, 1, 1)),
@@ -113,6 +114,7 @@ func FuzzParseContext(f *testing.F) {
 	f.Add(text)
 	f.Add(text[:len(text)-1])
 	f.Add(encodeContext(id, []byte{1, 0}))
+	f.Add(text[:10] + "\r\n" + text[10:])
 	f.Add("")
 	f.Fuzz(func(t *testing.T, text string) {
 		// Random text does not get past the checksum: read it as the content, too.

@@ -60,7 +60,7 @@ func parse16(text string) (id [16]byte, err error) {
 	if len(text) != strict.EncodedLen(len(id)) {
 		return id, ErrMalformedID
 	}
-	if _, err := strict.Decode(id[:], []byte(text)); err != nil {
+	if n, err := strict.Decode(id[:], []byte(text)); err != nil || n != len(id) { // it skips line breaks
 		return [16]byte{}, ErrMalformedID
 	}
 	return id, nil
@@ -81,7 +81,7 @@ func ParseToken(text string) (t Token, err error) {
 	if len(text) != strict.EncodedLen(len(t)) {
 		return t, ErrMalformedID
 	}
-	if _, err := strict.Decode(t[:], []byte(text)); err != nil {
+	if n, err := strict.Decode(t[:], []byte(text)); err != nil || n != len(t) {
 		return Token{}, ErrMalformedID
 	}
 	return t, nil

@@ -22,7 +22,7 @@ func TestIDsHaveOneSpelling(t *testing.T) {
 		}
 	}
 	text := ID{}.String()
-	for _, bad := range []string{"", text[1:], text + "A", text[:21] + "B", text[:21] + "=", "+" + text[1:], "\n" + text[1:]} {
+	for _, bad := range []string{"", text[1:], text + "A", text[:21] + "B", text[:21] + "=", "+" + text[1:], "\n" + text[1:], "\r\n" + text[2:]} {
 		if _, err := ParseID(bad); !errors.Is(err, ErrMalformedID) {
 			t.Errorf("the id %q: %v", bad, err)
 		}
@@ -31,7 +31,7 @@ func TestIDsHaveOneSpelling(t *testing.T) {
 		}
 	}
 	text = Token{}.String()
-	for _, bad := range []string{"", text[1:], text + "A", text[:42] + "B", "/" + text[1:]} {
+	for _, bad := range []string{"", text[1:], text + "A", text[:42] + "B", "/" + text[1:], "\n" + text[1:]} {
 		if got, err := ParseToken(bad); !errors.Is(err, ErrMalformedID) || got != (Token{}) {
 			t.Errorf("the token %q: %v", bad, err)
 		}
