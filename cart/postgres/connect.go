@@ -223,7 +223,7 @@ func checkTables(ctx context.Context, db *sql.DB) error {
 	var tables int
 	err := db.QueryRowContext(ctx, "SELECT count(*) FROM information_schema.tables WHERE table_name = $1", goose.DefaultTablename).Scan(&tables)
 	if err == nil && tables == 0 {
-		err = errors.New("it is a database of something else, or empty")
+		err = errors.New("it is a database of something else, or empty, or its tables are another user's")
 	}
 	return err
 }

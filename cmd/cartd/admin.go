@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -43,6 +44,12 @@ func (c *adminConfig) check() error {
 			return fmt.Errorf("--admin is %q, not the address of a node's operators' listener like 127.0.0.1:8081", address)
 		}
 	}
+	asked := make(map[string]bool)
+	c.addresses = slices.DeleteFunc(c.addresses, func(address string) bool {
+		again := asked[address]
+		asked[address] = true
+		return again
+	})
 	return nil
 }
 

@@ -298,6 +298,10 @@ func TestBackupSettings(t *testing.T) {
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	dump := filepath.Join(dir, "dump")
+	if err := os.WriteFile(dump, []byte("PGDMP\x01\x0e\x00 and what is in it"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	into := filepath.Join(dir, "data")
 	nothing, temporary := mustBackUpNothing(t), t.TempDir()
 	t.Setenv("TMPDIR", temporary)
@@ -310,11 +314,16 @@ func TestBackupSettings(t *testing.T) {
 		"backup of PostgreSQL":   {[]string{"backup", "--database-url", url, "x"}, nil, 2, "pg_dump"},
 		"backup of the variable": {[]string{"backup", "x"}, []string{"CARTD_DATABASE_URL=" + url}, 2, "pg_dump"},
 		"backup of nothing":      {[]string{"backup", "--data-dir", dir, filepath.Join(dir, "x")}, nil, 1, "there is no store"},
+		"backup of the flag":     {[]string{"backup", "--data-dir", dir, filepath.Join(dir, "x")}, []string{"CARTD_DATABASE_URL=" + url}, 1, "there is no store"},
 		"restore of nothing":     {[]string{"restore"}, nil, 2, "accepts 1 arg"},
 		"restore into two":       {[]string{"restore", "--data-dir", into, "--database-url", url, text}, nil, 2, "contradict"},
 		"restore of no file":     {[]string{"restore", "--data-dir", into, filepath.Join(dir, "none")}, nil, 1, "no such file"},
 		"restore of a text":      {[]string{"restore", "--data-dir", into, text}, nil, 1, "not a database"},
 		"restore of no tables":   {[]string{"restore", "--data-dir", into, empty}, nil, 1, "or empty"},
+		"restore of a dump":      {[]string{"restore", "--data-dir", into, dump}, nil, 1, "pg_restore"},
+		"restore of itself":      {[]string{"restore", "--database-url", url, "postgresql://other@127.0.0.1:1/db?sslmode=disable"}, nil, 2, "both what to restore and where to"},
+		"restore of a stranger":  {[]string{"restore", "--data-dir", into, "mysql://cartd:sesame@127.0.0.1/db"}, nil, 2, "neither a file nor a URL"},
+		"restore of a directory": {[]string{"restore", "--data-dir", into, dir}, nil, 1, "directory"},
 		"restore of no URL":      {[]string{"restore", "--data-dir", into, "postgres://cartd:sesame@127.0.0.1:x/db"}, nil, 2, "not a URL"},
 		"restore of nobody":      {[]string{"restore", "--data-dir", into, url}, nil, 1, "what to restore"},
 		"restore into nobody":    {[]string{"restore", "--database-url", url, nothing}, nil, 1, "postgres: open"},

@@ -109,7 +109,8 @@ func checkDatabaseURL(url string) error {
 
 // fromEnvironment sets each flag that was not given from its variable: --data-dir from
 // CARTD_DATA_DIR. A CARTD_ variable that no flag goes by is an error: most likely it is misspelt. One
-// that only a flag of another command goes by is none: the commands run in one environment.
+// that only a flag of another command goes by is none: the commands run in one environment. A variable gives
+// way to the flag that would contradict it, too.
 func fromEnvironment(cmd *cobra.Command, environ []string) error {
 	flags := cmd.Flags()
 	known := make(map[string]*pflag.Flag)
@@ -119,6 +120,8 @@ func fromEnvironment(cmd *cobra.Command, environ []string) error {
 			known[variableOf(f)] = f
 		}
 	})
+	given := make(map[string]bool)
+	flags.Visit(func(f *pflag.Flag) { given[f.Name] = true })
 	elsewhere := pflag.NewFlagSet("", pflag.ContinueOnError)
 	new(config).flags(elsewhere)
 	new(adminConfig).flags(elsewhere)
@@ -135,7 +138,7 @@ func fromEnvironment(cmd *cobra.Command, environ []string) error {
 		if f == nil {
 			return fmt.Errorf("there is no setting %s", name)
 		}
-		if f.Changed {
+		if f.Changed || given[instead[f.Name]] {
 			continue
 		}
 		if err := flags.Set(f.Name, value); err != nil {
@@ -144,6 +147,9 @@ func fromEnvironment(cmd *cobra.Command, environ []string) error {
 	}
 	return nil
 }
+
+// instead names the flag that says where carts are kept instead.
+var instead = map[string]string{databaseURLFlag: dataDirFlag, dataDirFlag: databaseURLFlag}
 
 // variableOf returns the name of the variable that sets a flag.
 func variableOf(f *pflag.Flag) string {

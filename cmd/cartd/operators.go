@@ -170,7 +170,11 @@ func writeStatus(w io.Writer, up, all []reading) (l level) {
 	case fine:
 		fmt.Fprintf(w, "ok: every acknowledged write is held by %s\n", held)
 	case atRisk:
-		fmt.Fprintf(w, "at risk: writes are taken, and held by %s, but not everything is well:\n", held)
+		if slices.ContainsFunc(up, func(r reading) bool { return r.status.Carts != nil && r.status.Carts.UnderReplicated > 0 }) {
+			fmt.Fprintf(w, "at risk: writes are taken, but some are not known to be held by %s:\n", held)
+		} else {
+			fmt.Fprintf(w, "at risk: writes are taken, and held by %s, but not everything is well:\n", held)
+		}
 	case refusing:
 		fmt.Fprintf(w, "failing: writes are refused with 503, for they cannot be held by %s:\n", held)
 	}

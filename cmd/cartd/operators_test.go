@@ -115,6 +115,10 @@ func TestJudge(t *testing.T) {
 			"a cart in doubt", func(z *status) { z.Store.Damaged = 2 }, atRisk,
 			"in doubt: stored carts that fail their checksum: 2; they are answered 503 where no node has them in memory",
 		},
+		{
+			"a key file that cannot be read", func(z *status) { z.KeyFile = &keyFileStatus{LastError: "line 2 is no key"} }, atRisk,
+			"key file: line 2 is no key; the node goes on with the keys that it had, and would not start again",
+		},
 		{"refusals", func(z *status) {
 			z.Refused.Network = map[string]uint64{"link-certificate": 3, "gossip-key": 7}
 			z.Refused.NetworkLast = z.Time.Add(-time.Minute)
@@ -192,6 +196,11 @@ func TestStatusFitsOnAScreen(t *testing.T) {
 		}
 	}
 
+	few := three(func(i int, z *status) { z.Carts.UnderReplicated = i })
+	if said := fit("under-replicated", atRisk, few); !strings.HasPrefix(said, "at risk: writes are taken, but some are not known to be held by 2 nodes or the database:\n") {
+		t.Errorf("%s", said)
+	}
+
 	readings := three(func(int, *status) {})
 	readings[1] = reading{address: "10.0.0.2:8081", err: fmt.Errorf("10.0.0.2:8081: connection refused")}
 	if said := fit("one does not answer", atRisk, readings); !strings.Contains(said, "\n  no answer  10.0.0.2:8081: connection refused\n") {
@@ -262,6 +271,9 @@ func TestOperatorsCommandsAlone(t *testing.T) {
 	code := run(t.Context(), []string{"status"}, []string{"CARTD_ADMIN=" + address, "CARTD_DATA_DIR=x"}, &out, &out)
 	if code != 0 || !strings.HasPrefix(out.String(), "ok: every acknowledged write is held by this node's disk\n") {
 		t.Errorf("exit code %d: %s", code, &out)
+	}
+	if code, stdout, _ := ask(t, "status", "--json", "--admin", address+","+address); code != 0 || strings.Count(stdout, `"checks"`) != 1 {
+		t.Errorf("a node that was named twice was not asked once: exit code %d: %s", code, stdout)
 	}
 	if code, stdout, _ := ask(t, "members", "--admin", address); code != 0 || stdout != "This node is alone: it has no cluster key.\n" {
 		t.Errorf("exit code %d: %s", code, stdout)

@@ -72,15 +72,16 @@ func TestDatabaseSettings(t *testing.T) {
 		code          int
 		says          string
 	}{
-		"both flags":        {[]string{"serve", "--database-url", url, "--data-dir", "x"}, nil, 2, "contradict"},
-		"flag and variable": {[]string{"serve", "--data-dir", "x"}, []string{"CARTD_DATABASE_URL=" + url}, 2, "contradict"},
-		"empty":             {[]string{"serve"}, []string{"CARTD_DATABASE_URL="}, 2, "--database-url is not a URL"},
-		"no PostgreSQL":     {[]string{"serve", "--database-url", "mysql://cartd:sesame@127.0.0.1/db"}, nil, 2, "--database-url is not a URL"},
-		"malformed":         {[]string{"serve", "--database-url", "postgres://cartd:sesame@127.0.0.1:x/db"}, nil, 2, "--database-url is not a URL"},
-		"nobody there":      {[]string{"serve", "--database-url", url, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"}, nil, 1, "postgres: open"},
-		"migrate nothing":   {[]string{"migrate"}, nil, 2, "needs --database-url"},
-		"migrate nobody":    {[]string{"migrate", "--database-url", url}, nil, 1, "postgres: migrate"},
-		"misspelt":          {[]string{"migrate"}, []string{"CARTD_DATABSE_URL=" + url}, 2, "there is no setting CARTD_DATABSE_URL"},
+		"both flags":       {[]string{"serve", "--database-url", url, "--data-dir", "x"}, nil, 2, "contradict"},
+		"both variables":   {[]string{"serve"}, []string{"CARTD_DATABASE_URL=" + url, "CARTD_DATA_DIR=x"}, 2, "contradict"},
+		"another variable": {[]string{"serve", "--database-url", url, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"}, []string{"CARTD_DATA_DIR=x"}, 1, "postgres: open"},
+		"empty":            {[]string{"serve"}, []string{"CARTD_DATABASE_URL="}, 2, "--database-url is not a URL"},
+		"no PostgreSQL":    {[]string{"serve", "--database-url", "mysql://cartd:sesame@127.0.0.1/db"}, nil, 2, "--database-url is not a URL"},
+		"malformed":        {[]string{"serve", "--database-url", "postgres://cartd:sesame@127.0.0.1:x/db"}, nil, 2, "--database-url is not a URL"},
+		"nobody there":     {[]string{"serve", "--database-url", url, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"}, nil, 1, "postgres: open"},
+		"migrate nothing":  {[]string{"migrate"}, nil, 2, "needs --database-url"},
+		"migrate nobody":   {[]string{"migrate", "--database-url", url}, nil, 1, "postgres: migrate"},
+		"misspelt":         {[]string{"migrate"}, []string{"CARTD_DATABSE_URL=" + url}, 2, "there is no setting CARTD_DATABSE_URL"},
 	} {
 		var out bytes.Buffer
 		code := run(t.Context(), test.args, test.environ, &out, &out)

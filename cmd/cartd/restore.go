@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
 	"time"
 
@@ -35,10 +36,8 @@ func restoreCommand(environ []string) *cobra.Command {
 			if err := p.check(cmd.Flags().Changed); err != nil {
 				return usageError{err}
 			}
-			if isDatabaseURL(args[0]) {
-				if err := postgres.CheckURL(args[0]); err != nil {
-					return usageError{fmt.Errorf("what to restore is %w", err)}
-				}
+			if err := p.checkSource(args[0]); err != nil {
+				return usageError{err}
 			}
 			return restore(cmd, p, args[0])
 		},
@@ -58,6 +57,31 @@ func (p *place) check(given func(flag string) bool) error {
 		return errNoDataDir
 	}
 	return nil
+}
+
+// checkSource refuses to read from what is no database's URL, or from where the carts are to go.
+func (p *place) checkSource(from string) error {
+	if !isDatabaseURL(from) {
+		if scheme, _, ok := strings.Cut(from, "://"); ok {
+			return fmt.Errorf("what to restore is %s://…, neither a file nor a URL like postgres://user:password@host:5432/database", scheme)
+		}
+		return nil
+	}
+	if err := postgres.CheckURL(from); err != nil {
+		return fmt.Errorf("what to restore is %w", err)
+	}
+	if p.databaseURL == "" {
+		return nil
+	}
+	source, err := postgres.Address(from)
+	if err != nil {
+		return err
+	}
+	target, err := postgres.Address(p.databaseURL)
+	if err == nil && source == target {
+		err = fmt.Errorf("%s is both what to restore and where to", source)
+	}
+	return err
 }
 
 func isDatabaseURL(text string) bool {
@@ -137,6 +161,9 @@ func (p *paced) Commit(ctx context.Context, changes []cart.Change) error {
 // openBackup opens a store to read from, which is not changed.
 func openBackup(ctx context.Context, from string) (store cart.Store, name string, err error) {
 	if !isDatabaseURL(from) {
+		if isDump(from) {
+			return nil, "", fmt.Errorf("%s was made by pg_dump: have pg_restore make a database of it, and name that instead", from)
+		}
 		s, err := sqlite.OpenBackup(ctx, from)
 		if err != nil {
 			return nil, "", err
@@ -151,6 +178,19 @@ func openBackup(ctx context.Context, from string) (store cart.Store, name string
 		return nil, "", fmt.Errorf("what to restore: %w", err)
 	}
 	return s, name, nil
+}
+
+// isDump reports whether a file begins as those that pg_dump makes for pg_restore.
+func isDump(name string) bool {
+	f, err := os.Open(name)
+	if err != nil {
+		return false // who opens it next says why
+	}
+	defer f.Close() //nolint:errcheck // it was only read
+	const mark = "PGDMP"
+	start := make([]byte, len(mark))
+	_, err = io.ReadFull(f, start)
+	return err == nil && string(start) == mark
 }
 
 // restoration joins the carts of one store into another one.

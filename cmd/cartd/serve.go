@@ -7,7 +7,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/signal"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/lmittmann/tint"
@@ -42,6 +44,9 @@ func serveCommand(environ []string) *cobra.Command {
 func serve(cmd *cobra.Command, c config) error {
 	terminal := isTerminal(cmd.OutOrStdout())
 	log := newLogger(cmd.ErrOrStderr(), terminal)
+	hangup := make(chan os.Signal, 1) // nobody reads it: SIGHUP ends no node, and one with a file of keys reads that
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	n, err := startNode(cmd.Context(), c, log)
 	if err != nil {
 		return err

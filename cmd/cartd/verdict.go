@@ -56,6 +56,7 @@ func judge(z *status) []finding {
 	all.links(z)
 	all.clock(z)
 	all.refusals(z)
+	all.keys(z)
 	slices.SortStableFunc(all, func(a, b finding) int { return cmp.Compare(b.level, a.level) })
 	return all
 }
@@ -188,6 +189,12 @@ func (all *findings) links(z *status) {
 		case lag > slowPeer:
 			all.add(atRisk, "link", "%s lags by %s; changes not acknowledged: %d", shortName(l.Peer), inWords(lag), l.BacklogItems)
 		}
+	}
+}
+
+func (all *findings) keys(z *status) {
+	if z.KeyFile != nil && z.KeyFile.LastError != "" {
+		all.add(atRisk, "key file", "%s; the node goes on with the keys that it had, and would not start again", z.KeyFile.LastError)
 	}
 }
 
