@@ -27,7 +27,8 @@ func (f *replicator) Peers() int          { return int(f.peers.Load()) }
 func (*replicator) Mark([16]byte, []byte) {}
 func (*replicator) Alive(uint64) bool     { return true }
 func (*replicator) Rank([16]byte) int     { return 0 }
-func (*replicator) Abreast() int          { return 0 }
+func (*replicator) HandedOver() bool      { return false }
+func (*replicator) Home() int             { return -1 }
 func (*replicator) Synced() bool          { return true }
 
 // writes returns each kind of write: method, path below the cart's, body.

@@ -170,15 +170,15 @@ func (f *fakeStore) loadsOf(id ID) int {
 
 // fakeReplicator keeps what it was given, for a node with as many peers as the test says.
 type fakeReplicator struct {
-	mu      sync.Mutex
-	peers   int
-	abreast atomic.Int64 // of these
-	rank    int
-	dead    uint64 // the start id of a peer that went away
-	sent    []sent
-	marks   []mark
-	fetch   func(id ID) (payloads [][]byte, complete bool)
-	came    chan struct{} // a value for each delta
+	mu         sync.Mutex
+	peers      int
+	handedOver atomic.Bool
+	rank       int
+	dead       uint64 // the start id of a peer that went away
+	sent       []sent
+	marks      []mark
+	fetch      func(id ID) (payloads [][]byte, complete bool)
+	came       chan struct{} // a value for each delta
 }
 
 type sent struct {
@@ -220,7 +220,9 @@ func (f *fakeReplicator) setPeers(n int) {
 	f.peers = n
 }
 
-func (f *fakeReplicator) Abreast() int { return int(f.abreast.Load()) }
+func (f *fakeReplicator) HandedOver() bool { return f.handedOver.Load() }
+
+func (*fakeReplicator) Home() int { return -1 }
 
 func (f *fakeReplicator) setDead(holder uint64) {
 	f.mu.Lock()

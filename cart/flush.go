@@ -420,7 +420,7 @@ func (s *Service) Flush(ctx context.Context) error {
 			return err
 		}
 		waited := s.now().UnixNano() - max(began, s.committer.succeeded.Load())
-		if waited > int64(giveUpAfter) && s.replicator.Abreast() > s.tolerate {
+		if waited > int64(giveUpAfter) && s.replicator.HandedOver() {
 			return ErrLeft
 		}
 	}

@@ -189,14 +189,14 @@ func TestFlushLeaves(t *testing.T) {
 		flushed := make(chan error, 1)
 		go func() { flushed <- s.Flush(t.Context()) }()
 		<-entered
-		peers.abreast.Store(1)
+		peers.handedOver.Store(false)
 		time.Sleep(10 * giveUpAfter)
 		select {
 		case err := <-flushed:
 			t.Fatalf("Flush returned %v, and one node is all that has the write", err)
 		default:
 		}
-		peers.abreast.Store(2)
+		peers.handedOver.Store(true)
 		if err := <-flushed; !errors.Is(err, ErrLeft) {
 			t.Errorf("Flush returned %v", err)
 		}

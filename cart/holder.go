@@ -185,12 +185,25 @@ func (s *Service) Recall(id [16]byte) (payload []byte, known bool) {
 
 func recalled(s *State) []byte { return crdt.AppendDelta(nil, &crdt.Delta{State: *s}) }
 
-// Seeded reports whether Digests and EachVersion tell of every cart that is stored.
-func (s *Service) Seeded() bool { return s.seeded.Load() }
+// Keep tells which slots this node owns, and which it is to keep beside these.
+func (s *Service) Keep(_, _ [slots / 64]uint64) {}
+
+// Seeded returns the slots of which Digests and EachVersion tell of every cart that is stored.
+func (s *Service) Seeded() (seeded [slots / 64]uint64) {
+	if s.seeded.Load() {
+		for i := range seeded {
+			seeded[i] = 1<<64 - 1
+		}
+	}
+	return seeded
+}
+
+// Indexed reports whether that is so of all that this node owns.
+func (s *Service) Indexed() bool { return s.seeded.Load() }
 
 // Digests returns a digest of each slot: of two nodes, equal slots have equal digests.
-func (s *Service) Digests() *[shards * slotsPerShard]uint64 {
-	z := new([shards * slotsPerShard]uint64)
+func (s *Service) Digests() *[slots]uint64 {
+	z := new([slots]uint64)
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()

@@ -16,7 +16,10 @@ import (
 
 // slotsPerShard is how many slots the carts of a shard are in: a shard is the first eight bits of the id,
 // a slot the first twelve.
-const slotsPerShard = 16
+const (
+	slotsPerShard = 16
+	slots         = shards * slotsPerShard
+)
 
 func slotInShard(id ID) int { return int(id[1] >> 4) }
 

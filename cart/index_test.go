@@ -67,7 +67,7 @@ func TestIndexesOfEqualCartsAreEqual(t *testing.T) {
 			}
 			third := New(peered(store, newFakeReplicator()))
 			synctest.Wait()
-			if !third.Seeded() || *third.Digests() != *nodes[0].Digests() {
+			if !third.Indexed() || *third.Digests() != *nodes[0].Digests() {
 				t.Error("a node that starts has other digests than those before")
 			}
 			for _, s := range append(nodes, third) {

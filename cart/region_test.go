@@ -216,7 +216,9 @@ func (n *node) Rank(id [16]byte) (rank int) {
 	return rank
 }
 
-func (n *node) Abreast() int { return n.Peers() }
+func (n *node) HandedOver() bool { return n.Peers() > 1 }
+
+func (*node) Home() int { return -1 }
 
 func (n *node) Synced() bool { return n.synced.Load() }
 
@@ -241,7 +243,7 @@ func (n *node) Fetch(id [16]byte, answer func([][]byte, bool)) {
 
 // repair compares what two nodes have, as repair does that goes over the wire.
 func (g *region) repair(a, b *node) {
-	if !g.linked(a, b) || !a.s.Seeded() || !b.s.Seeded() {
+	if !g.linked(a, b) || !a.s.Indexed() || !b.s.Indexed() {
 		return
 	}
 	ctx := g.t.Context()

@@ -13,11 +13,15 @@ type Replicator interface {
 	// Peers returns how many other nodes are there to hold a change at present.
 	Peers() int
 
-	// Abreast returns how many of these have all that this node has.
-	Abreast() int
+	// HandedOver reports whether enough other nodes have all that this one has: it is needed no more.
+	HandedOver() bool
 
 	// Alive reports whether a holder is still there.
 	Alive(holder uint64) bool
+
+	// Home returns a slot that this node is the first to own, drawn at random, or -1 where there is none: the first
+	// twelve bits of the id of a cart that is to be made here.
+	Home() int
 
 	// Rank returns the place of this node among the owners of a cart: 0 is the first.
 	Rank(id [16]byte) int

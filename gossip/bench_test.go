@@ -12,11 +12,12 @@ import (
 type noCarts struct{ Carts }
 
 func (noCarts) Deliver(uint64, [16]byte, []byte) (held, lacks bool) { return true, false }
-func (noCarts) Seeded() bool                                        { return false }
+func (noCarts) Seeded() (none [Slots / 64]uint64)                   { return none }
+func (noCarts) Keep(_, _ [Slots / 64]uint64)                        {}
 
 func benchCore(b *testing.B, self, peers int) *Core {
 	c := NewCore(CoreOptions{
-		Self: Member{Start: uint64(self)}, Carts: noCarts{}, Replicas: 3, Logger: slog.New(slog.DiscardHandler),
+		Self: Member{Start: uint64(self)}, Carts: noCarts{}, Replicas: 3, Tolerate: 1, Logger: slog.New(slog.DiscardHandler),
 		Now: time.Now, Rand: rand.New(rand.NewPCG(1, 1)),
 		Spawn: func(uint64, func(context.Context)) {}, Wake: func(uint64) {},
 	})

@@ -24,8 +24,13 @@ type Carts interface {
 	// Recall returns the durable state of a cart, as a payload, if it is in memory.
 	Recall(id [16]byte) (payload []byte, known bool)
 
-	// Seeded reports whether Digests and EachVersion tell of every cart that is stored.
-	Seeded() bool
+	// Keep tells which slots this node owns, and which it is to keep beside these, since not all of their owners
+	// are known to have what it has of them. Of all other slots it lets go what is stored, or safe elsewhere, and
+	// tells no more in Digests. Until the first call it keeps all slots.
+	Keep(own, held [Slots / 64]uint64)
+
+	// Seeded returns the slots of which Digests and EachVersion tell of every cart that is stored.
+	Seeded() (slots [Slots / 64]uint64)
 
 	// Digests returns a digest of each slot: equal slots of two nodes have equal digests, and unequal
 	// ones nearly never do.

@@ -36,7 +36,9 @@ func (c *lockedCarts) Recall(id [16]byte) ([]byte, bool) {
 	return c.inner.Recall(id)
 }
 
-func (c *lockedCarts) Seeded() bool { return true }
+func (*lockedCarts) Keep(_, _ [Slots / 64]uint64) {}
+
+func (*lockedCarts) Seeded() [Slots / 64]uint64 { return allSlots }
 
 func (c *lockedCarts) Digests() *[Slots]uint64 {
 	c.mu.Lock()
@@ -162,7 +164,7 @@ func newMachine(start uint64, nodes int) *machine {
 		m.in[peer] = make(chan []byte, 1000)
 	}
 	m.Core = NewCore(CoreOptions{
-		Self: Member{Start: start}, Carts: m.carts, Replicas: 2, Logger: slog.New(slog.DiscardHandler),
+		Self: Member{Start: start}, Carts: m.carts, Replicas: 2, Tolerate: 1, Logger: slog.New(slog.DiscardHandler),
 		Now: time.Now, Rand: rand.New(rand.NewPCG(1, start)),
 		Spawn: func(peer uint64, job func(context.Context)) { m.jobs[peer] <- job },
 		Wake: func(peer uint64) {

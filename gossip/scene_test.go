@@ -68,7 +68,7 @@ func newScene(t tester, n int, change ...func(*CoreOptions)) *scene {
 		a := &actor{name: m.Name, start: m.Start, scene: s, ask: map[uint64]time.Time{}, wire: map[uint64][][]byte{}}
 		a.carts = &eventCarts{actor: a, carts: map[[16]byte]vector{}, seeded: true}
 		o := CoreOptions{
-			Self: m, Carts: a.carts, Replicas: 3, Logger: slog.New(slog.DiscardHandler),
+			Self: m, Carts: a.carts, Replicas: 3, Tolerate: 1, Logger: slog.New(slog.DiscardHandler),
 			Now:   func() time.Time { return s.now },
 			Rand:  rand.New(rand.NewPCG(1, m.Start)),
 			Spawn: func(peer uint64, run func(context.Context)) { a.jobs = append(a.jobs, job{peer, run}) },
@@ -380,7 +380,14 @@ func (c *eventCarts) Recall(id [16]byte) ([]byte, bool) {
 	return v.encode(), known
 }
 
-func (c *eventCarts) Seeded() bool { return c.seeded }
+func (*eventCarts) Keep(_, _ [Slots / 64]uint64) {}
+
+func (c *eventCarts) Seeded() (slots [Slots / 64]uint64) {
+	if c.seeded {
+		slots = allSlots
+	}
+	return slots
+}
 
 func (c *eventCarts) version(id [16]byte) uint64 {
 	h := mix(mix(binary.BigEndian.Uint64(id[:])) ^ binary.BigEndian.Uint64(id[8:]))

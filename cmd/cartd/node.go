@@ -174,6 +174,7 @@ func (n *node) gossipOptions(carts gossip.Carts) gossip.Options {
 		AdvertiseHost: c.advertiseHost,
 		Join:          c.join,
 		Replicas:      c.replicas,
+		Tolerate:      c.tolerate,
 		Carts:         carts,
 		Logger:        n.log,
 	}
@@ -205,7 +206,7 @@ func (n *node) join(ctx context.Context) {
 	alone := time.Now().Add(meetTimeout)
 	for over.Err() == nil {
 		met := len(n.config.cluster.join) == 0 || core.Peers() > 0 || time.Now().After(alone)
-		if met && (n.service.Seeded() && core.Synced() || n.unreachable() != nil) {
+		if met && (n.service.Indexed() && core.Synced() || n.unreachable() != nil) {
 			break
 		}
 		select {
@@ -218,7 +219,7 @@ func (n *node) join(ctx context.Context) {
 	}
 	n.joining.Store(false)
 	n.region.SetState(gossip.Active)
-	n.log.Info("active", "linked", core.Peers(), "indexed", n.service.Seeded(), "synced", core.Synced())
+	n.log.Info("active", "linked", core.Peers(), "indexed", n.service.Indexed(), "synced", core.Synced())
 }
 
 // drain tells the other nodes that this one is about to leave, so that none counts on what it holds, and goes on

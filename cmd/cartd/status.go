@@ -136,7 +136,7 @@ func (n *node) status() *status {
 		return z
 	}
 	carts := n.service.Stats()
-	z.carts(carts, n.service.Seeded())
+	z.carts(carts, n.service.Indexed())
 	z.store(n.store, n.storedIn)
 	z.commits(carts)
 	if n.region != nil {

@@ -28,7 +28,7 @@ var plantedBugs = []planted{
 	},
 	{
 		"leave before others have what the database lacks", "cart/flush.go",
-		"s.replicator.Abreast() > s.tolerate", "s.replicator.Peers() > 0",
+		"s.replicator.HandedOver()", "s.replicator.Peers() > 0",
 		[]string{"dirty-read", "lost-write"},
 	},
 	{
