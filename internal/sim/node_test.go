@@ -90,7 +90,7 @@ func (w *world) boot(m *machine) {
 	n.running, n.cancel = context.WithCancel(context.Background())
 	c := new(carts)
 	n.core = gossip.NewCore(gossip.CoreOptions{
-		Self: n.member, Carts: c, Replicas: 3, Tolerate: w.plan.tolerate, Now: n.clock, Logger: slog.New(slog.DiscardHandler),
+		Self: n.member, Carts: c, Replicas: 5, Tolerate: w.plan.tolerate, Now: n.clock, Logger: slog.New(slog.DiscardHandler),
 		Rand:  rand.New(rand.NewPCG(w.rand.Uint64(), w.rand.Uint64())),
 		Spawn: n.spawn, Wake: n.wake, MaxOutbox: w.plan.outbox,
 	})
