@@ -131,6 +131,9 @@ func (s *store) ask(began time.Duration) error {
 	return nil
 }
 
+// away reports whether the process has found that the database does not answer, or with errors.
+func (s *store) away() bool { return s.down || s.hung && s.world.now-s.changed > timeout }
+
 // Load is answered by what is committed when the question arrives, and sometimes by less.
 func (s *store) Load(_ context.Context, id cart.ID) (*crdt.State, error) {
 	w := s.world

@@ -37,13 +37,60 @@ func (w *world) disturb() {
 	n := w.rand.IntN(total)
 	for _, f := range faults {
 		if n -= f.weight; n < 0 {
-			w.faults++
-			w.start(nil, "fault", func() {
-				f.run(w)
-				w.faults--
-			})
+			w.fault(f.run)
 			return
 		}
+	}
+}
+
+// fault has run go wrong beside the rest.
+func (w *world) fault(run func(w *world)) {
+	w.faults++
+	w.start(nil, "fault", func() {
+		run(w)
+		w.faults--
+	})
+}
+
+// resize has nodes join until as many are there as the plan has, then leave, and so on. A node that others are told
+// to join stays.
+func (w *world) resize() {
+	grows, pace := true, time.Duration(100+w.rand.IntN(2000))*time.Millisecond
+	for !isClosed(w.healing) {
+		var out, in []*machine
+		for _, m := range w.machines {
+			switch {
+			case !m.used:
+				out = append(out, m)
+			case m.number >= len(w.plan.join) && !m.process.dead && !m.process.leaving:
+				in = append(in, m)
+			}
+		}
+		switch {
+		case len(out) == 0 || w.rand.IntN(20) == 0:
+			grows = false
+		case len(w.machines)-len(out) == w.plan.nodes:
+			grows = true
+		}
+		switch {
+		case !w.check.cameBack():
+		case grows && len(out) > 0:
+			w.count["joins"]++
+			w.boot(out[w.rand.IntN(len(out))])
+		case !grows && len(in) > 0 && w.plan.shared:
+			m := in[w.rand.IntN(len(in))]
+			m.used = false
+			w.fault(func(*world) { w.leave(m) })
+		}
+		w.last(0, pace)
+	}
+}
+
+// leave stops the process of a machine in good order, for good.
+func (w *world) leave(m *machine) {
+	w.stop(m.process)
+	if m.used = !m.process.dead; !m.used {
+		w.count["leaves"]++
 	}
 }
 
@@ -164,9 +211,20 @@ func (w *world) crash() {
 // drainOne stops a process in good order and has another one take its place.
 func (w *world) drainOne() {
 	n := w.anyNode()
-	if n == nil || len(w.live()) < len(w.machines) || !w.plan.shared || !w.check.cameBack() {
+	if n == nil || !w.complete() || !w.plan.shared || !w.check.cameBack() {
 		return
 	}
+	if w.stop(n); !n.dead {
+		return
+	}
+	w.last(50*time.Millisecond, 2*time.Second)
+	if n.machine.process == n {
+		w.boot(n.machine)
+	}
+}
+
+// stop stops a process in good order, unless it stays since it is needed.
+func (w *world) stop(n *node) {
 	n.leaving = true
 	n.announce(gossip.Draining)
 	if w.rand.IntN(3) == 0 {
@@ -180,12 +238,12 @@ func (w *world) drainOne() {
 	if !n.dead {
 		n.leaving, n.closed = false, false
 		n.announce(gossip.Active)
-		return
 	}
-	w.last(50*time.Millisecond, 2*time.Second)
-	if n.machine.process == n {
-		w.boot(n.machine)
-	}
+}
+
+// complete reports whether every machine that is used has a process.
+func (w *world) complete() bool {
+	return !slices.ContainsFunc(w.machines, func(m *machine) bool { return m.used && m.process.dead })
 }
 
 // someDatabase returns the database, or the file of a machine.

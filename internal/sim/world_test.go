@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	mathrand "math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"testing/cryptotest"
@@ -49,6 +50,7 @@ type world struct {
 
 // plan is what a seed decides before the run.
 type plan struct {
+	nodes, most int // to begin with, and when most are there
 	tolerate    int
 	shared      bool // one database for all, or else a file for each
 	memory      int64
@@ -76,18 +78,21 @@ func newWorld(t *testing.T, seed uint64, out io.Writer) *world {
 	oneIn := func(n int) bool { return w.rand.IntN(n) == 0 }
 	p := &w.plan
 	*p = plan{
-		tolerate: 1, shared: !oneIn(8), memory: 1 << 30,
+		nodes: 3, tolerate: 1, shared: !oneIn(8), memory: 1 << 30,
 		suspicion: between(2*time.Second, 6*time.Second),
 		sessions:  3 + w.rand.IntN(6),
 		pause:     between(100*time.Millisecond, time.Second),
 		trouble:   between(4*time.Second, 16*time.Second),
 		calm:      between(200*time.Millisecond, 4*time.Second),
 	}
-	nodes := 3
 	if oneIn(3) {
-		nodes = 4 + w.rand.IntN(2)
+		p.nodes = 4 + w.rand.IntN(2)
 	}
-	if nodes == 5 && oneIn(2) {
+	p.most = p.nodes
+	if oneIn(3) {
+		p.most += 1 + w.rand.IntN(maxNodes-p.nodes)
+	}
+	if p.nodes == 5 && oneIn(2) {
 		p.tolerate = 2
 	}
 	if p.shared && oneIn(2) {
@@ -109,7 +114,7 @@ func newWorld(t *testing.T, seed uint64, out io.Writer) *world {
 		w.database.stale = 0.3
 	}
 	zones := oneIn(3)
-	for i := range nodes {
+	for i := range p.most {
 		m := &machine{number: i}
 		if zones {
 			m.zone = fmt.Sprintf("z%d", i%3)
@@ -122,10 +127,10 @@ func newWorld(t *testing.T, seed uint64, out io.Writer) *world {
 		}
 		w.machines = append(w.machines, m)
 	}
-	for i := range 1 + w.rand.IntN(nodes) {
+	for i := range 1 + w.rand.IntN(p.nodes) {
 		p.join = append(p.join, fmt.Sprintf("gossip-%d", i))
 	}
-	w.trace("seed %d: %d nodes, %+v", seed, nodes, *p)
+	w.trace("seed %d: %+v", seed, *p)
 	return w
 }
 
@@ -153,9 +158,12 @@ func (w *world) run() string {
 
 // direct is the way of a run.
 func (w *world) direct() {
-	for _, m := range w.machines {
+	for _, m := range w.machines[:w.plan.nodes] {
 		w.boot(m)
 		w.sleep(time.Duration(w.rand.IntN(int(200*time.Millisecond))), nil)
+	}
+	if w.plan.most > w.plan.nodes {
+		w.fault((*world).resize)
 	}
 	w.shopping = true
 	shoppers := w.openShop()
@@ -311,12 +319,12 @@ func (w *world) nowhere(s *subject) bool {
 	return true
 }
 
-// atOnce executes a request on a node, without a network between.
+// atOnce has a node answer a request, without a network between it and the client.
 func (w *world) atOnce(n *node, q *request, a *answer) {
 	done := make(chan struct{})
 	w.start(n, n.name()+" probe", func() {
 		defer close(done)
-		w.execute(n.running, n, q, a)
+		n.serve(n.running, q, a)
 	}).request = q
 	w.wait(done, nil, nil)
 }
@@ -382,15 +390,16 @@ func (w *world) freshID() {
 		cryptotest.SetGlobalRandom(w.t, seed)
 		var id [16]byte
 		rand.Read(id[:])
-		taken := false
-		for _, s := range w.check.subjects {
-			taken = taken || s.id[0] == id[0]
-		}
-		if !taken {
+		if !w.hasShard(id[0]) {
 			cryptotest.SetGlobalRandom(w.t, seed)
 			return
 		}
 	}
+}
+
+// hasShard reports whether a cart begins with a byte: whether it is in that shard.
+func (w *world) hasShard(first byte) bool {
+	return slices.ContainsFunc(w.check.subjects, func(s *subject) bool { return s.id[0] == first })
 }
 
 // fail ends the run.
