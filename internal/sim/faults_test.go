@@ -58,19 +58,23 @@ func (w *world) resize() {
 	grows, pace := true, time.Duration(100+w.rand.IntN(2000))*time.Millisecond
 	for !isClosed(w.healing) {
 		var out, in []*machine
+		used := 0
 		for _, m := range w.machines {
+			if m.used {
+				used++
+			}
 			switch {
-			case !m.used:
+			case !m.used && (m.process == nil || m.process.dead):
 				out = append(out, m)
-			case m.number >= len(w.plan.join) && !m.process.dead && !m.process.leaving:
+			case m.used && m.number >= len(w.plan.join) && !m.process.dead && !m.process.leaving:
 				in = append(in, m)
 			}
 		}
 		switch {
-		case len(out) == 0 || w.rand.IntN(20) == 0:
-			grows = false
-		case len(w.machines)-len(out) == w.plan.nodes:
+		case used == w.plan.nodes:
 			grows = true
+		case used == w.plan.most || w.rand.IntN(20) == 0:
+			grows = false
 		}
 		switch {
 		case !w.check.cameBack():
@@ -299,13 +303,13 @@ func (w *world) slow() {
 // goBack takes the database back to an earlier state, as recovery to a point in time does, and a failover to a
 // standby that lags. Only carts go back of which enough processes have in memory what the database loses:
 // of others it would be lost. No process may go until the database has it again, since all take what they hold
-// for saved, until they look; nor may it leave their memory.
+// for saved, until they look; nor may it leave their memory, as it does where a cart gets other owners.
 func (w *world) goBack() {
 	if !w.plan.shared || w.plan.memory < 1<<20 || !w.check.cameBack() {
 		return
 	}
 	w.check.settle()
-	if len(w.exposed) > 0 || slices.ContainsFunc(w.live(), func(n *node) bool { return n.leaving }) {
+	if len(w.exposed) > 0 || slices.ContainsFunc(w.live(), func(n *node) bool { return n.leaving || n.held != slots{} }) {
 		return
 	}
 	d := w.database

@@ -109,4 +109,3 @@ func (w *world) processAt(linkAddr string) *node {
 	}
 	return nil
 }
-

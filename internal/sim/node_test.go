@@ -115,6 +115,9 @@ func (w *world) boot(m *machine) {
 	}
 	n.running, n.cancel = context.WithCancel(context.Background())
 	c := &carts{node: n}
+	for i := range n.own { // TODO
+		n.own[i] = 1<<64 - 1
+	}
 	n.core = gossip.NewCore(gossip.CoreOptions{
 		Self: n.member, Carts: c, Replicas: replicas, Tolerate: w.plan.tolerate, Now: n.clock, Logger: slog.New(slog.DiscardHandler),
 		Rand:  rand.New(rand.NewPCG(w.rand.Uint64(), w.rand.Uint64())),

@@ -1,7 +1,10 @@
 package sim
 
 import (
+	"cmp"
+	"fmt"
 	"math/bits"
+	"slices"
 
 	"cartd/cart"
 	"cartd/gossip"
@@ -39,8 +42,86 @@ func (n *node) keep(own, held slots) {
 	n.own, n.held, n.placed = own, held, true
 }
 
+// owners returns the processes that own a cart, as far as they know.
+func (w *world) owners(id cart.ID) []*node {
+	return slices.DeleteFunc(w.live(), func(n *node) bool { return !n.owns(id) })
+}
+
 // owns reports whether the process is an owner of a cart, as far as it knows.
 func (n *node) owns(id cart.ID) bool { return has(&n.own, gossip.SlotOf(id)) }
 
-// keeps reports whether it is one, or holds the cart until the owners have it.
-func (n *node) keeps(id cart.ID) bool { return n.owns(id) || has(&n.held, gossip.SlotOf(id)) }
+// misplaced tells where the nodes have different views of who owns what, or other ones than they should, or "".
+func (c *checker) misplaced() string {
+	w := c.world
+	live := w.live()
+	owners, places := min(replicas, len(live)), 0
+	for _, n := range live {
+		places += gained(&slots{}, &n.own)
+	}
+	if places != owners*gossip.Slots {
+		return fmt.Sprintf("%d slots have %d owners in all", gossip.Slots, places)
+	}
+	spread := min(owners, zonesOf(live))
+	for slot := range gossip.Slots {
+		var ranked [replicas]*node
+		for _, n := range live {
+			rank := n.core.Rank(cart.ID{byte(slot >> 4), byte(slot << 4)})
+			switch own := has(&n.own, slot); {
+			case own != (rank < owners):
+				return fmt.Sprintf("slot %d: %s is number %d of %d owners", slot, n.name(), rank, owners)
+			case own && ranked[rank] != nil:
+				return fmt.Sprintf("slot %d: %s and %s are both number %d", slot, ranked[rank].name(), n.name(), rank)
+			case own:
+				ranked[rank] = n
+			}
+		}
+		if zonesOf(ranked[:owners]) < spread {
+			return fmt.Sprintf("slot %d: its owners are in fewer than %d zones", slot, spread)
+		}
+	}
+	return ""
+}
+
+// zonesOf returns in how many zones some nodes are.
+func zonesOf(nodes []*node) int {
+	zones := map[string]bool{}
+	for i, n := range nodes {
+		zones[cmp.Or(n.machine.zone, fmt.Sprint(i))] = true
+	}
+	return len(zones)
+}
+
+// leftOver tells what a node keeps of carts that it does not own, or "".
+func (c *checker) leftOver() string {
+	for _, n := range c.world.live() {
+		if held := gained(&slots{}, &n.held); held > 0 {
+			return fmt.Sprintf("%s holds %d slots that it does not own", n.name(), held)
+		}
+		for _, s := range c.subjects {
+			if memory := n.memory(s.id); !n.owns(s.id) && (memory.resident || len(memory.fragments) > 0) {
+				return fmt.Sprintf("%s keeps %s, which it does not own", n.name(), s.label)
+			}
+		}
+		for slot, digest := range n.service.Digests() {
+			if digest != 0 && !has(&n.own, slot) {
+				return fmt.Sprintf("%s has carts of slot %d in its index, which it does not own", n.name(), slot)
+			}
+		}
+	}
+	return ""
+}
+
+// strays tells which node does not find the first owner of a cart, or "".
+func (c *checker) strays() (why string) {
+	for _, s := range c.subjects {
+		for _, n := range c.world.live() {
+			n.core.Forward(s.id, false, func(owner gossip.Member) bool {
+				if p := c.world.processAt(owner.LinkAddr); p == nil || p.core.Rank(s.id) != 0 {
+					why = fmt.Sprintf("%s takes %s for the first owner of %s", n.name(), owner.Name, s.label)
+				}
+				return true
+			})
+		}
+	}
+	return why
+}

@@ -150,6 +150,7 @@ func (w *world) run() string {
 	}
 	if w.panicked != "" {
 		w.failure = w.panicked
+		w.release()
 		return w.failure // locks may be held
 	}
 	w.end()
@@ -218,9 +219,11 @@ func (w *world) openShop() (shoppers []chan struct{}) {
 // How long healing may take.
 const (
 	meetAgain = 22 * time.Second // a period of the rejoin loop and a dial
-	healIn    = 5 * time.Second  // all replicas are equal after the last link is up
+	placeIn   = 45 * time.Second // who joins is active, and who was lost owns nothing any more
+	healIn    = 5 * time.Second  // all replicas are equal after the last link is up, and it is clear who owns them
 	makeRoom  = 10 * time.Second // where memory is short: what was refused waits for the database to have the rest
 	saveIn    = 12 * time.Second // and the database has all: as long as the third owner waits
+	letGoIn   = 15 * time.Second // and nobody keeps what is not its own
 	lookIn    = time.Minute      // a node looks for what the database has no more
 )
 
@@ -239,21 +242,42 @@ func (w *world) converge() {
 		return
 	}
 	w.trace("all links are up")
+	why := ""
+	if !w.until(placeIn, func() bool { why = w.check.misplaced(); return why == "" }) {
+		w.fail("placement", "%v after the last link came up: %s", placeIn, why)
+		return
+	}
+	w.trace("all agree on who owns what")
+	if why = w.check.strays(); why != "" {
+		w.fail("placement", "%s", why)
+		return
+	}
 	if !w.until(lookIn+saveIn, w.check.cameBack) {
 		w.fail("came-back", "the database does not have again what it had of %d carts before it went back in time", len(w.check.owed))
 		return
 	}
 	began := w.now
-	why := ""
 	if !w.until(w.plan.healIn(), func() bool { why = w.check.differences(); return why == "" }) {
-		w.fail("convergence", "%v after the last link came up: %s", w.plan.healIn(), why)
+		w.fail("convergence", "%v after it was clear who owns what: %s", w.plan.healIn(), why)
 		return
 	}
 	w.trace("all replicas are equal after %v", w.now-began)
 	w.slowest = max(w.slowest, w.now-began)
 	if !w.until(saveIn, func() bool { why = cmp.Or(w.check.unshown(), w.check.unsaved()); return why == "" }) {
 		w.fail("convergence", "%v after the replicas were equal: %s", saveIn, why)
+		return
 	}
+	w.letGo()
+}
+
+// letGo waits until nobody keeps anything of a cart that is not its own.
+func (w *world) letGo() {
+	began, why := w.now, ""
+	if !w.until(letGoIn, func() bool { why = w.check.leftOver(); return why == "" }) {
+		w.fail("left-over", "%v after the owners had everything: %s", letGoIn, why)
+		return
+	}
+	w.trace("nobody keeps what is not its own after %v", w.now-began)
 }
 
 // lookAtAll has every node take a write and show every cart.
@@ -280,7 +304,9 @@ func (w *world) lookAtAll() {
 	why := ""
 	if !w.until(saveIn, func() bool { why = cmp.Or(w.check.differences(), w.check.unshown()); return why == "" }) {
 		w.fail("convergence", "%v after the last write: %s", saveIn, why)
+		return
 	}
+	w.letGo()
 	for _, s := range w.check.subjects {
 		for _, n := range w.live() {
 			if w.failed() {
@@ -338,6 +364,7 @@ func (w *world) closeAll() {
 
 // end closes what a failure left open, and checks that nobody is left waiting.
 func (w *world) end() {
+	defer w.release()
 	failure := w.failure
 	w.failure = "" // what else fails tells only of a run that has not
 	w.shopping = false
