@@ -52,25 +52,36 @@ func (w *world) fault(run func(w *world)) {
 	})
 }
 
-// resize has nodes join until as many are there as the plan has, then leave, and so on. A node that others are told
-// to join stays.
+// spare reports whether a machine that is used may be given up: others are not told to join there, and as many
+// are left as there were to begin with.
+func (w *world) spare(m *machine) bool {
+	return m.used && m.number >= len(w.plan.join) && w.used() > w.plan.nodes
+}
+
+// used returns how many machines are used.
+func (w *world) used() (n int) {
+	for _, m := range w.machines {
+		if m.used {
+			n++
+		}
+	}
+	return n
+}
+
+// resize has nodes join until as many are there as the plan has, then leave, and so on.
 func (w *world) resize() {
 	grows, pace := true, time.Duration(100+w.rand.IntN(2000))*time.Millisecond
 	for !isClosed(w.healing) {
 		var out, in []*machine
-		used := 0
 		for _, m := range w.machines {
-			if m.used {
-				used++
-			}
 			switch {
 			case !m.used && (m.process == nil || m.process.dead):
 				out = append(out, m)
-			case m.used && m.number >= len(w.plan.join) && !m.process.dead && !m.process.leaving:
+			case w.spare(m) && !m.process.dead && !m.process.leaving:
 				in = append(in, m)
 			}
 		}
-		switch {
+		switch used := w.used(); {
 		case used == w.plan.nodes:
 			grows = true
 		case used == w.plan.most || w.rand.IntN(20) == 0:
@@ -200,13 +211,19 @@ func (w *world) mayCrash() bool {
 	return len(w.exposed) < w.plan.tolerate && w.check.cameBack()
 }
 
-// crash kills a process and has another one take its place.
+// crash kills a process and has another one take its place, unless the machine is lost for good.
 func (w *world) crash() {
 	n := w.anyNode()
 	if n == nil || !w.mayCrash() {
 		return
 	}
 	n.crash()
+	if w.spare(n.machine) && w.rand.IntN(3) == 0 {
+		w.count["machines lost"]++
+		w.trace("machine %d is lost", n.machine.number)
+		n.machine.used = false
+		return
+	}
 	w.sleep(soonAfterDeath, nil)
 	w.last(0, 5*time.Second)
 	w.boot(n.machine)
