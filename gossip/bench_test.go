@@ -17,7 +17,7 @@ func (noCarts) Keep(_, _ [Slots / 64]uint64)                        {}
 
 func benchCore(b *testing.B, self, peers int) *Core {
 	c := NewCore(CoreOptions{
-		Self: Member{Start: uint64(self)}, Carts: noCarts{}, Replicas: 3, Tolerate: 1, Logger: slog.New(slog.DiscardHandler),
+		Self: memberOf(uint64(self)), Carts: noCarts{}, Replicas: 3, Tolerate: 1, Logger: slog.New(slog.DiscardHandler),
 		Now: time.Now, Rand: rand.New(rand.NewPCG(1, 1)),
 		Spawn: func(uint64, func(context.Context)) {}, Wake: func(uint64) {},
 	})
@@ -25,7 +25,7 @@ func benchCore(b *testing.B, self, peers int) *Core {
 		if start == self {
 			continue
 		}
-		if err := c.Up(Member{Start: uint64(start)}, MaxWire); err != nil {
+		if err := c.Up(memberOf(uint64(start)), MaxWire); err != nil {
 			b.Fatal(err)
 		}
 	}

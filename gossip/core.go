@@ -50,6 +50,8 @@ type Core struct {
 	mu        sync.Mutex
 	peers     []*peer // by start id
 	placement placement
+	held      held
+	forwards  forwards
 	fetches   []*fetch // not answered, oldest first
 	requests  uint64   // fetches ever begun
 	sessions  uint64   // sessions of repair ever begun
@@ -63,7 +65,7 @@ type Core struct {
 // after it is and has neither. Its outbox is filled all that time.
 type peer struct {
 	start  uint64    // never changes; the mutex guards everything else
-	who    Member    // as SetMembers or Up told last
+	who    Member    // as SetMembers told last, or Up before that
 	member bool      // as SetMembers told last
 	left   time.Time // when it ceased to be a member, or its link went down after that
 	up     bool      // its link is
@@ -74,7 +76,10 @@ type peer struct {
 
 	out  outbox
 	in   inbox
-	owns slotSet // ranked slots that the peer is among the owners of
+
+	owns  slotSet // slots that its site is among the owners of
+	both  slotSet // of these, those that this node owns, too
+	given slotSet // held slots of which it has what this node has
 
 	heard     time.Time // when the last frame came
 	exchanged time.Time // when the last frame with items came or went
@@ -98,6 +103,7 @@ type peer struct {
 		held     []func(uint64)
 		refused  []refused
 		refusals []refusal
+		slots    []int // of the items that Carts hold
 	}
 }
 
@@ -109,6 +115,15 @@ func NewCore(o CoreOptions) *Core {
 	c := &Core{o: o}
 	c.replace()
 	return c
+}
+
+// SetSelf tells what this process is, where that was not known when the Core was made. It comes before anything
+// else.
+func (c *Core) SetSelf(self Member) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.o.Self = self
+	c.replace()
 }
 
 // find returns where the peer of a start id is in peers, or would be.
@@ -140,13 +155,12 @@ func (c *Core) linked(start uint64) *peer {
 	return nil
 }
 
-// meet returns the peer that m tells of, which may be a new one.
+// meet returns the peer of a start id, which is a new one that m tells of if it was not known.
 func (c *Core) meet(m Member) *peer {
 	i, found := c.find(m.Start)
 	if !found {
-		c.peers = slices.Insert(c.peers, i, &peer{start: m.Start, out: outbox{limit: c.o.MaxOutbox}})
+		c.peers = slices.Insert(c.peers, i, &peer{start: m.Start, who: m, out: outbox{limit: c.o.MaxOutbox}})
 	}
-	c.peers[i].who = m
 	return c.peers[i]
 }
 
@@ -156,7 +170,7 @@ func (c *Core) SetMembers(members []Member) {
 	defer c.mu.Unlock()
 	for _, m := range members {
 		if m.Start != c.o.Self.Start {
-			c.meet(m)
+			c.meet(m).who = m
 		}
 	}
 	now := c.o.Now()
@@ -167,7 +181,7 @@ func (c *Core) SetMembers(members []Member) {
 		}
 		p.member = is
 	}
-	c.replace() // a zone may have changed
+	c.replace()
 }
 
 // Up tells that there is a link with a peer, which speaks a version of the frames. It carries, in order
@@ -182,6 +196,9 @@ func (c *Core) Up(m Member, wire uint64) error {
 	}
 	c.mu.Lock()
 	p := c.meet(m)
+	if !p.member && m.GossipAddr != "" {
+		p.who = m
+	}
 	var over answers
 	if p.up {
 		over = c.down(p, errors.New("gossip: another link came up"))
@@ -196,7 +213,8 @@ func (c *Core) Up(m Member, wire uint64) error {
 		p.met, p.needsSync = true, true
 	}
 	c.replace()
-	c.compareSoon(p, now)
+	p.compareSoon(c.o.Self.Start, now)
+	c.startRepairs(now)
 	c.sendOwed(p)
 	c.o.Wake(p.start)
 	c.mu.Unlock()
@@ -253,6 +271,12 @@ func (c *Core) Tick() (stale []uint64) {
 		}
 	}
 	c.forget(now)
+	if out := c.placement.expires; !out.IsZero() && !now.Before(out) {
+		c.replace()
+	}
+	if at := c.held.tellAt; !at.IsZero() && !now.Before(at) {
+		c.tell()
+	}
 	c.startRepairs(now)
 	over := c.overdue(now)
 	c.mu.Unlock()
@@ -288,8 +312,8 @@ func (c *Core) forget(now time.Time) {
 func (p *peer) stays() bool { return p.up && !p.draining }
 
 // SetDraining tells whether this node is about to leave. Every frame says so, so that no peer takes an
-// acknowledgement that comes from now on for one of a holder; and it is found out which peers have all that
-// this node has.
+// acknowledgement that comes from now on for one of a holder. It owns nothing any more: what it has, it keeps until
+// the owners have it.
 func (c *Core) SetDraining(draining bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -297,11 +321,11 @@ func (c *Core) SetDraining(draining bool) {
 		return
 	}
 	c.draining = draining
+	c.replace()
 	now := c.o.Now()
 	for _, p := range c.peers {
 		p.beatAt = now
 		if draining {
-			c.needSync(p, "this node is about to leave")
 			p.repairAt = now
 		}
 		c.wake(p)
@@ -310,25 +334,41 @@ func (c *Core) SetDraining(draining bool) {
 }
 
 // Peers returns how many peers can be counted on to hold something: those with a link that do not drain.
-func (c *Core) Peers() int { return c.count((*peer).stays) }
-
-// HandedOver reports whether enough peers have all that this node has, as far as it knows; once it drains, all that
-// it had acknowledged before.
-func (c *Core) HandedOver() bool {
-	return c.o.Tolerate < c.count(func(p *peer) bool {
-		return p.stays() && !p.needsSync && p.owed.len() == 0 && p.steps.len() == 0 && p.out.sent+p.out.waiting() == 0
-	})
-}
-
-func (c *Core) count(which func(*peer) bool) (n int) {
+func (c *Core) Peers() (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, p := range c.peers {
-		if which(p) {
+		if p.stays() {
 			n++
 		}
 	}
 	return n
+}
+
+// HandedOver reports whether enough peers have all that this node has, as far as it knows; once it drains, all that
+// it had acknowledged before. In a region where not every node owns everything, only a node that drains has handed
+// over, when it holds nothing that is not safe with its owners.
+func (c *Core) HandedOver() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	abreast, idle := 0, true
+	for _, p := range c.peers {
+		if !p.stays() {
+			continue
+		}
+		if p.owed.len() > 0 || p.steps.len() > 0 || p.out.sent+p.out.waiting() > 0 {
+			idle = false
+			continue
+		}
+		gives := c.gives(p)
+		if p.owns == allSlots && !p.needsSync && gives.empty() {
+			abreast++
+		}
+	}
+	if len(c.placement.sites) <= c.o.Replicas {
+		return abreast > c.o.Tolerate
+	}
+	return c.draining && idle && c.held.slots.empty()
 }
 
 // Alive reports whether the process of a start id is this one, or a peer that can be counted on.

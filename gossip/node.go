@@ -180,6 +180,7 @@ func (n *Node) Start(ctx context.Context) (err error) {
 	if err := self.check(); err != nil {
 		return err
 	}
+	n.core.SetSelf(self)
 	if err := n.members.start(n.o, transport); err != nil {
 		return fmt.Errorf("gossip: %w", err)
 	}

@@ -62,7 +62,7 @@ func newScene(t tester, n int, change ...func(*CoreOptions)) *scene {
 	s := &scene{t: t, now: time.UnixMilli(1_700_000_000_000)}
 	var members []Member
 	for i := range n {
-		members = append(members, Member{Start: uint64(i + 1), Name: string(rune('a' + i))})
+		members = append(members, memberOf(uint64(i+1)))
 	}
 	for _, m := range members {
 		a := &actor{name: m.Name, start: m.Start, scene: s, ask: map[uint64]time.Time{}, wire: map[uint64][][]byte{}}
@@ -82,6 +82,12 @@ func newScene(t tester, n int, change ...func(*CoreOptions)) *scene {
 		s.actors = append(s.actors, a)
 	}
 	return s
+}
+
+// memberOf returns the member of a scene that has a start id.
+func memberOf(start uint64) Member {
+	name := string(rune('a' + start - 1))
+	return Member{Start: start, Name: name, GossipAddr: name + ":7946", State: Active}
 }
 
 // connected returns a scene of n nodes that are linked and in sync.
@@ -253,6 +259,17 @@ func (a *actor) link(b *actor) LinkStatus {
 	return LinkStatus{}
 }
 
+// owners returns the indices of the actors that own a cart in their own view, in the order of their ranks.
+func (s *scene) owners(id [16]byte) (owners []int) {
+	for i, a := range s.actors {
+		if a.ownsSlot(SlotOf(id)) {
+			owners = append(owners, i)
+		}
+	}
+	slices.SortFunc(owners, func(i, j int) int { return s.actors[i].Rank(id) - s.actors[j].Rank(id) })
+	return owners
+}
+
 // expectEqual fails unless all nodes have the same carts, n of them if n is not negative.
 func (s *scene) expectEqual(n int) {
 	s.t.Helper()
@@ -289,6 +306,9 @@ type eventCarts struct {
 	lost      []uint64
 	delivered int // payloads
 	states    int // of these, whole carts
+
+	keeps     int // calls of Keep
+	own, held slotSet
 }
 
 // vector is the state of a cart: the number of events by author, in the order of the scene.
@@ -380,11 +400,28 @@ func (c *eventCarts) Recall(id [16]byte) ([]byte, bool) {
 	return v.encode(), known
 }
 
-func (*eventCarts) Keep(_, _ [Slots / 64]uint64) {}
+// Keep drops what is in other slots, at once.
+func (c *eventCarts) Keep(own, held [Slots / 64]uint64) {
+	c.keeps++
+	c.own, c.held = own, held
+	keep := c.own.or(&c.held)
+	for slot, ids := range c.slots {
+		if keep.has(slot) {
+			continue
+		}
+		for _, id := range slices.Clone(ids) {
+			c.evict(id)
+		}
+	}
+}
 
 func (c *eventCarts) Seeded() (slots [Slots / 64]uint64) {
-	if c.seeded {
+	switch {
+	case !c.seeded:
+	case c.keeps == 0:
 		slots = allSlots
+	default:
+		slots = c.own
 	}
 	return slots
 }

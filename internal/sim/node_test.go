@@ -115,9 +115,6 @@ func (w *world) boot(m *machine) {
 	}
 	n.running, n.cancel = context.WithCancel(context.Background())
 	c := &carts{node: n}
-	for i := range n.own { // TODO
-		n.own[i] = 1<<64 - 1
-	}
 	n.core = gossip.NewCore(gossip.CoreOptions{
 		Self: n.member, Carts: c, Replicas: replicas, Tolerate: w.plan.tolerate, Now: n.clock, Logger: slog.New(slog.DiscardHandler),
 		Rand:  rand.New(rand.NewPCG(w.rand.Uint64(), w.rand.Uint64())),
@@ -129,7 +126,7 @@ func (w *world) boot(m *machine) {
 	}
 	n.store = &store{database: db, node: n}
 	n.service = cart.New(cart.Options{
-		Store: n.store, Shared: m.file == nil, Replicator: replicator{n.core, n}, Tolerate: w.plan.tolerate,
+		Store: n.store, Shared: m.file == nil, Replicator: replicator{n.core, n}, Placed: true, Tolerate: w.plan.tolerate,
 		Memory: w.plan.memory, Now: n.clock, Scheduler: threads{&w.scheduler, n},
 	})
 	c.Service = n.service
