@@ -131,12 +131,11 @@ func (s *Service) incarnation() int64 {
 // rest waits until it is time to read the versions again: when the store was away, or is not in the incarnation
 // that it was in, it may be at an earlier state. It reports whether the Service still runs then.
 func (s *Service) rest(incarnation int64) bool {
-	last := ID(bytes.Repeat([]byte{0xff}, len(ID{})))
 	for range seedAgain / seedProbe {
 		if !s.pause(seedProbe) {
 			return false
 		}
-		if _, err := s.store.Versions(s.running, last, 1); err != nil || s.incarnation() != incarnation {
+		if _, err := s.store.Versions(s.running, LastID, LastID, 1); err != nil || s.incarnation() != incarnation {
 			return s.running.Err() == nil
 		}
 	}
@@ -156,7 +155,7 @@ func (s *Service) pause(d time.Duration) bool {
 func (s *Service) seed() (away bool) {
 	c := comparison{service: s, first: !s.seeded.Load(), stored: make(map[ID]uint64)}
 	for after, done := (ID{}), false; !done; {
-		page, err := s.store.Versions(s.running, after, seedBatch)
+		page, err := s.store.Versions(s.running, after, LastID, seedBatch)
 		if s.running.Err() != nil {
 			return away
 		}
