@@ -19,7 +19,9 @@ func (f *fakeStore) Versions(_ context.Context, after, last ID, limit int) ([]St
 		}
 	}
 	slices.SortFunc(all, func(a, b StoredVersion) int { return bytes.Compare(a.ID[:], b.ID[:]) })
-	return all[:min(limit, len(all))], nil
+	all = all[:min(limit, len(all))]
+	f.pages, f.rows = f.pages+1, f.rows+len(all)
+	return all, nil
 }
 
 func (nullStore) Versions(context.Context, ID, ID, int) ([]StoredVersion, error) { return nil, nil }
