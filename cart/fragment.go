@@ -92,6 +92,7 @@ func (f *fragments) remove(gone func(g *fragment) bool) {
 	}
 	if len(kept) == 0 && f.shard.fragments[f.id] == f {
 		delete(f.shard.fragments, f.id)
+		f.shard.lapse(f.id)
 		s.memory.Add(-sizeFragments)
 	}
 }
@@ -123,6 +124,7 @@ func (sh *shard) keep(id ID, d *crdt.Delta, safe bool) {
 	}
 	f.add(d, safe)
 	f.lack()
+	sh.touch(id)
 	switch {
 	case sh.carts[id] != nil: // whose version is that of its state
 	case d.Erased:

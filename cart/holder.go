@@ -185,22 +185,6 @@ func (s *Service) Recall(id [16]byte) (payload []byte, known bool) {
 
 func recalled(s *State) []byte { return crdt.AppendDelta(nil, &crdt.Delta{State: *s}) }
 
-// Keep tells which slots this node owns, and which it is to keep beside these.
-func (s *Service) Keep(_, _ [slots / 64]uint64) {}
-
-// Seeded returns the slots of which Digests and EachVersion tell of every cart that is stored.
-func (s *Service) Seeded() (seeded [slots / 64]uint64) {
-	if s.seeded.Load() {
-		for i := range seeded {
-			seeded[i] = 1<<64 - 1
-		}
-	}
-	return seeded
-}
-
-// Indexed reports whether that is so of all that this node owns.
-func (s *Service) Indexed() bool { return s.seeded.Load() }
-
 // Digests returns a digest of each slot: of two nodes, equal slots have equal digests.
 func (s *Service) Digests() *[slots]uint64 {
 	z := new([slots]uint64)
@@ -329,7 +313,9 @@ func (s *Service) refresh(r *resident) {
 		case !unread(err): // there is nothing, or nothing that can be read
 			r.learn(extent{}, was)
 		}
-		r.unread = unread(err)
+		if r.unread = unread(err); !r.unread || len(states) > 0 {
+			r.read = s.tick.Load() + 1
+		}
 		for _, state := range states {
 			if err := s.join(r, &crdt.Delta{State: *state}, true); err != nil {
 				s.log.Error("a cart cannot be joined with what is stored of it", "cart", r.id.String(), "error", err)

@@ -22,6 +22,7 @@ type resident struct {
 	unread     bool  // the store did not say what it has: it may be more
 	parted     bool  // the store has parts that could not be joined with anything yet
 	used       int64 // when it was last used, in ticks of the janitor
+	read       int64 // when it last was what store and peers have, in ticks from 1; 0 where nobody asked the peers
 
 	// latest is what commands observe: everything that this residence knows. durable is what
 	// readers see: the newest state in this residence's sequence whose events are all safe. Both

@@ -20,6 +20,13 @@ type shard struct {
 	versions  map[ID]uint64     // of every cart that is known of; nil in a node that is alone
 	doubtful  map[ID]uint64     // of those that are not in memory, and differed from what was stored when that was last read
 	digests   [slotsPerShard]uint64
+
+	own     shardSlots       // of which this node gets all changes
+	held    shardSlots       // that it is to keep beside these
+	recent  [2]shardSlots    // others, for which something came since the last tick, and since the one before
+	reading shardSlots       // own ones that are being read from the store
+	seeded  shardSlots       // own ones of which versions tells of all that is stored
+	guests  map[ID]*resident // those in slots that are not kept, and perhaps others
 }
 
 // load is a cart on its way into memory, for all who want it.
@@ -35,18 +42,24 @@ const shards = 256
 func (s *Service) shard(id ID) *shard { return &s.shards[id[0]] }
 
 func (sh *shard) get(id ID) *resident {
+	r, _ := sh.find(id)
+	return r
+}
+
+// find returns the resident cart of id, or nil, and whether this node owns its slot.
+func (sh *shard) find(id ID) (r *resident, own bool) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	return sh.carts[id]
+	return sh.carts[id], sh.own.has(id)
 }
 
 // acquire returns the resident cart of id, locked and unpacked. It loads the cart where it is not
 // resident; many that want it at once cause one load. ask has the peers asked where the store does not
-// have it, cannot tell, or may not have all that they have.
+// have it, cannot tell, or may not have all that they have, and has a cart that others own updated.
 func (s *Service) acquire(ctx context.Context, id ID, ask bool) (*resident, error) {
 	sh := s.shard(id)
 	for {
-		r := sh.get(id)
+		r, own := sh.find(id)
 		if r == nil {
 			var err error
 			if r, err = s.load(ctx, sh, id, ask && s.replicator != nil); err != nil {
@@ -65,6 +78,12 @@ func (s *Service) acquire(ctx context.Context, id ID, ask bool) (*resident, erro
 				return nil, &Error{Reason: Unavailable, Detail: "the cart cannot be read", Err: err}
 			}
 			s.resized(r)
+		}
+		if ask && !own {
+			if err := s.update(ctx, r); err != nil {
+				r.mu.Unlock()
+				return nil, err
+			}
 		}
 		return r, nil
 	}
@@ -122,7 +141,8 @@ func (s *Service) fetch(sh *shard, id ID, ask bool) (*resident, error) {
 	r.unread = part == nil && unread(err)
 	if err == nil {
 		r.latest, r.durable, r.stored = stored, stored, extentOf(stored)
-		doubtful = ask && (!s.replicator.Synced() || sh.keepsGap(id, stored))
+		_, own := sh.find(id)
+		doubtful = ask && (!own || !s.replicator.Synced() || sh.keepsGap(id, stored))
 	} else {
 		whole, _ := sh.beginning(id)
 		began = whole != nil
@@ -154,6 +174,9 @@ func (s *Service) fetch(sh *shard, id ID, ask bool) (*resident, error) {
 		return nil, &Error{Reason: Unavailable, Detail: "the cart cannot be put together", Err: errPart}
 	default:
 		return nil, &Error{Reason: Unavailable, Detail: "the cart cannot be loaded", Err: err}
+	}
+	if ask {
+		r.read = s.tick.Load() + 1
 	}
 	if err := s.admit(sh, r); err != nil {
 		return nil, err
@@ -209,6 +232,9 @@ func (s *Service) admit(sh *shard, r *resident) error {
 	s.residents.Add(1)
 	sh.mu.Lock()
 	sh.carts[r.id] = r
+	if !sh.kept().has(r.id) {
+		sh.guests[r.id] = r
+	}
 	indexed, version := sh.versions[r.id], VersionHash(r.id, r.latest)
 	stale := indexed != 0 && indexed != version && sh.fragments[r.id] == nil
 	sh.setVersion(r.id, version)
@@ -303,6 +329,8 @@ func (s *Service) evictOne(sh *shard) bool {
 func (sh *shard) remove(r *resident) {
 	r.gone = true
 	delete(sh.carts, r.id)
+	delete(sh.guests, r.id)
+	sh.lapse(r.id)
 	sh.service.memory.Add(-r.size)
 	sh.service.residents.Add(-1)
 }

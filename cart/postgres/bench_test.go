@@ -170,7 +170,7 @@ func BenchmarkVersions(b *testing.B) {
 	for b.Loop() {
 		var after cart.ID
 		for {
-			page, err := s.Versions(b.Context(), after, 4096)
+			page, err := s.Versions(b.Context(), after, cart.LastID, 4096)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -479,7 +479,7 @@ func versions(t *testing.T, url string) map[cart.ID]uint64 {
 	}
 	defer s.Close()
 	all := make(map[cart.ID]uint64)
-	page, err := s.Versions(t.Context(), cart.ID{}, 1000)
+	page, err := s.Versions(t.Context(), cart.ID{}, cart.LastID, 1000)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -221,7 +221,7 @@ const (
 func (r *restoration) run(ctx context.Context) error {
 	told := time.Now()
 	for after := (cart.ID{}); ; {
-		page, err := r.from.Versions(ctx, after, cartsPerPage)
+		page, err := r.from.Versions(ctx, after, cart.LastID, cartsPerPage)
 		if err != nil {
 			return err
 		}
