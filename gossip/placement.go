@@ -187,7 +187,8 @@ func (c *Core) survey() (sites []site, expires time.Time) {
 		return p.who.GossipAddr == "" || p.who.GossipAddr == c.o.Self.GossipAddr || p.presence(now) == absent
 	})
 	slices.SortStableFunc(peers, func(a, b *peer) int {
-		return cmp.Or(cmp.Compare(a.who.GossipAddr, b.who.GossipAddr), cmp.Compare(b.presence(now), a.presence(now)))
+		return cmp.Or(cmp.Compare(a.who.GossipAddr, b.who.GossipAddr), cmp.Compare(b.presence(now), a.presence(now)),
+			b.left.Compare(a.left)) // one that left does not give way to one that was lost before
 	})
 	for len(peers) > 0 {
 		n := 1
