@@ -74,8 +74,8 @@ type peer struct {
 	met      bool   // its link was up once
 	link     uint64 // counts the links; what began on another one has no business here
 
-	out  outbox
-	in   inbox
+	out outbox
+	in  inbox
 
 	owns  slotSet // slots that its site is among the owners of
 	both  slotSet // of these, those that this node owns, too
@@ -124,6 +124,7 @@ func (c *Core) SetSelf(self Member) {
 	defer c.mu.Unlock()
 	c.o.Self = self
 	c.replace()
+	c.held.tellAt = c.o.Now().Add(keepAfter) // it meets others only now
 }
 
 // find returns where the peer of a start id is in peers, or would be.

@@ -7,7 +7,7 @@ const maxTries = 3
 type forwards struct {
 	forwarded uint64 // an owner answered
 	takenOver uint64 // none did, and this node answered
-	failed    uint64 // tries that were not answered
+	unheeded  uint64 // an owner was asked and did not answer
 }
 
 // Forward finds out who is to answer a request for a cart. Where that is this node, as it is for a request that
@@ -19,15 +19,15 @@ func (c *Core) Forward(id [16]byte, forwarded bool, try func(owner Member) (answ
 	if own || forwarded {
 		return true
 	}
-	failed := 0
+	unheeded := 0
 	for _, owner := range owners[:min(len(owners), maxTries)] {
 		if try(owner) {
-			c.noteForward(SlotOf(id), true, failed)
+			c.noteForward(SlotOf(id), true, unheeded)
 			return false
 		}
-		failed++
+		unheeded++
 	}
-	c.noteForward(SlotOf(id), false, failed)
+	c.noteForward(SlotOf(id), false, unheeded)
 	return true
 }
 
@@ -48,10 +48,10 @@ func (c *Core) liveOwners(slot int) (owners []Member, own bool) {
 }
 
 // noteForward counts what came of passing on a request, and pins the slot where this node answers it instead.
-func (c *Core) noteForward(slot int, answered bool, failed int) {
+func (c *Core) noteForward(slot int, answered bool, unheeded int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.forwards.failed += uint64(failed)
+	c.forwards.unheeded += uint64(unheeded)
 	if answered {
 		c.forwards.forwarded++
 		return

@@ -53,7 +53,7 @@ func (c *Core) share(p *peer, now time.Time) {
 	case both.empty():
 		p.needsSync, p.compare = false, false
 	case !more.empty() && p.met:
-		c.needSync(p, "it owns slots that it shares with this node only now")
+		c.needSync(p, "it and this node own more slots both")
 		p.compareSoon(c.o.Self.Start, now)
 	}
 }

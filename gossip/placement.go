@@ -27,9 +27,6 @@ func newSite(m Member, p *peer) site {
 	return site{addr: m.GossipAddr, zone: m.Zone, hash: mix(h.Sum64()), peer: p}
 }
 
-// beats reports whether a site comes before another one of its zone.
-func (s *site) beats(t *site) bool { return s.score > t.score || s.score == t.score && s.addr < t.addr }
-
 // rank orders sites by how much they are to own a slot, by rendezvous hashing: a site that comes or goes moves
 // only those slots that it wins or loses. The best of each zone go before all others, so that the first few are in
 // as many zones as there are; a site without a zone is in one of its own. Every node of a region finds the
@@ -39,10 +36,7 @@ func rank(slot int, sites []site) {
 		sites[i].score = mix(sites[i].hash ^ mix(uint64(slot)))
 	}
 	slices.SortFunc(sites, func(a, b site) int {
-		if a.beats(&b) {
-			return -1
-		}
-		return 1
+		return cmp.Or(cmp.Compare(b.score, a.score), cmp.Compare(a.addr, b.addr))
 	})
 	var others []site
 	n := 0
@@ -88,51 +82,53 @@ func (at *placement) choose(replicas int) {
 	at.owners = slices.Grow(at.owners[:0], Slots*at.copies)[:Slots*at.copies]
 	zoneOf, zones := zonesOf(at.sites)
 	best := make([]int, zones) // the site of each zone
+	s := make(scores, len(at.sites))
 	for slot := range Slots {
-		for z := range best {
-			best[z] = -1
-		}
 		seed := mix(uint64(slot))
-		for i := range at.sites {
-			s := &at.sites[i]
-			s.score = mix(s.hash ^ seed)
-			if b := best[zoneOf[i]]; b < 0 || s.beats(&at.sites[b]) {
-				best[zoneOf[i]] = i
+		for i := range best {
+			best[i] = -1
+		}
+		for i := range s {
+			s[i] = mix(at.sites[i].hash ^ seed)
+			if z := zoneOf[i]; best[z] < 0 || s.beats(i, best[z]) {
+				best[z] = i
 			}
 		}
-		owners := at.of(slot)
-		n := 0
+		owners, n := at.of(slot), 0
 		for _, i := range best {
-			n = at.insert(owners, n, i)
+			n = s.insert(owners, n, i)
 		}
 		if n == len(owners) {
 			continue
 		}
 		others, n := owners[n:], 0
-		for i := range at.sites {
+		for i := range s {
 			if best[zoneOf[i]] != i {
-				n = at.insert(others, n, i)
+				n = s.insert(others, n, i)
 			}
 		}
 	}
 }
 
-// insert puts a site among the first n of owners, which are the best so far, if there is room or it beats one
-// of them. It returns how many there are then.
-func (at *placement) insert(owners []uint16, n, candidate int) int {
-	s := &at.sites[candidate]
-	if n == len(owners) {
-		if !s.beats(&at.sites[owners[n-1]]) {
-			return n
-		}
-		n--
+// scores are those of sites, which are in the order of their addresses, for one slot.
+type scores []uint64
+
+func (s scores) beats(i, j int) bool { return s[i] > s[j] || s[i] == s[j] && i < j }
+
+// insert puts a site among the first n of best, which are in order, if there is room or it beats one of them. It
+// returns how many there are then.
+func (s scores) insert(best []uint16, n, candidate int) int {
+	if n < len(best) {
+		n++
+	} else if !s.beats(candidate, int(best[n-1])) {
+		return n
 	}
-	i := n
-	for ; i > 0 && s.beats(&at.sites[owners[i-1]]); i-- {
-		owners[i] = owners[i-1]
+	i := n - 1
+	for ; i > 0 && s.beats(candidate, int(best[i-1])); i-- {
+		best[i] = best[i-1]
 	}
-	owners[i] = uint16(candidate)
-	return n + 1
+	best[i] = uint16(candidate)
+	return n
 }
 
 // zonesOf numbers the zones of sites. A site without one is in one of its own.
