@@ -286,6 +286,14 @@ func (sh *shard) keeps(id ID) bool {
 	return sh.fragments[id] != nil
 }
 
+// keepsBeyond reports whether the shard has fragments of a cart that an extent does not hold.
+func (sh *shard) keepsBeyond(id ID, e extent) bool {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	f := sh.fragments[id]
+	return f != nil && slices.ContainsFunc(f.deltas, func(g fragment) bool { return !e.holds(extentOf(&g.delta.State)) })
+}
+
 // beginning returns what the fragments of a cart make of it, if they begin with its first event and leave no
 // gap: where the store has nothing of it, they are the whole cart. Else it returns nil.
 func (sh *shard) beginning(id ID) (whole *State, safe bool) {

@@ -251,7 +251,8 @@ func (s *Service) Vector(ctx context.Context, id [16]byte) (vector []byte, known
 }
 
 // Compare tells whether this node has something of a cart that a version vector lacks, and the other way
-// round. It may load the cart.
+// round. It may load the cart. An error with behind says that this node has fragments that the vector lacks, and
+// cannot join them with what else it has.
 func (s *Service) Compare(ctx context.Context, id [16]byte, vector []byte) (ahead, behind bool, err error) {
 	other, err := crdt.DecodeState(vector)
 	if err != nil {
@@ -259,10 +260,17 @@ func (s *Service) Compare(ctx context.Context, id [16]byte, vector []byte) (ahea
 		return false, false, err
 	}
 	r, err := s.hold(ctx, id)
-	if r == nil {
-		return false, err == nil, err
+	if r != nil {
+		defer r.mu.Unlock()
 	}
-	defer r.mu.Unlock()
+	switch {
+	case err != nil:
+		return false, false, err
+	case s.shard(id).keepsBeyond(id, extentOf(other)):
+		return false, true, errPart
+	case r == nil:
+		return false, true, nil
+	}
 	return !extentOf(other).covers(r.latest), !extentOf(r.latest).covers(other), nil
 }
 
