@@ -91,7 +91,7 @@ func spanHash(id ID, d *crdt.Delta) (sum uint64) {
 const (
 	seedBatch = 4096
 	// seedOver is how many carts of slots that are others' are rather read than left out, by a query more.
-	seedOver  = 256
+	seedOver  = 64
 	seedRetry = time.Second
 	// seedAgain is how long it may take until a node learns of what only the database has: what a node
 	// committed that could reach nobody else, and died. And of what the database has no more, because it was

@@ -187,6 +187,13 @@ func (f *fakeStore) goBack(id ID, s *State) {
 	}
 }
 
+// setAway has the store tell no versions, or tell them again.
+func (f *fakeStore) setAway(away bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.away = away
+}
+
 // What a database has lost, because it was taken back to an earlier state, it gets again of whoever holds it:
 // states of carts in memory, packed or not, and the end of carts that were erased, in memory or not. Of others
 // the index forgets what nobody can show any more.
@@ -296,15 +303,10 @@ func TestADatabaseThatWasAway(t *testing.T) {
 		if err := s.Flush(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		away := func(away bool) {
-			store.mu.Lock()
-			defer store.mu.Unlock()
-			store.away = away
-		}
-		away(true)
+		store.setAway(true)
 		time.Sleep(2 * seedProbe)
 		store.goBack(x.id, x.states[1])
-		away(false)
+		store.setAway(false)
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		if got := store.state(x.id); VersionHash(x.id, got) != VersionHash(x.id, x.states[4]) {
