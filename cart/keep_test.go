@@ -321,7 +321,7 @@ func TestGuests(t *testing.T) {
 		_, err := s.Read(t.Context(), x.id, c.access(), nil)
 		wantReason(t, err, Unavailable)
 		store.hookLoad(nil)
-		time.Sleep(idleTicks * tick)
+		time.Sleep(3 * idleTicks * tick)
 		wantNothingLeft(t, s)
 	})
 }
