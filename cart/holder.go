@@ -301,7 +301,7 @@ func (r *resident) whole() (payload []byte, held func(holder uint64)) {
 
 // refresh has a resident cart joined with what the store and the peers have of it. r.mu is held.
 func (s *Service) refresh(r *resident) {
-	if s.replicator == nil || r.refreshing {
+	if s.replicator == nil || r.refreshing || s.running.Err() != nil {
 		return
 	}
 	r.refreshing = true // and so it stays
@@ -311,13 +311,14 @@ func (s *Service) refresh(r *resident) {
 		defer cancel()
 		stored, err := s.store.Load(ctx, r.id)
 		states, _ := s.ask(r.id)
+		_, own := s.shard(r.id).find(r.id)
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.refreshing = false
 		switch {
 		case err == nil:
 			r.learn(extentOf(stored), was)
-			states = append(states, stored)
+			s.joinState(r, stored, s.trusted(own))
 		case !unread(err): // there is nothing, or nothing that can be read
 			r.learn(extent{}, was)
 		}
@@ -325,12 +326,17 @@ func (s *Service) refresh(r *resident) {
 			r.read = s.tick.Load() + 1
 		}
 		for _, state := range states {
-			if err := s.join(r, &crdt.Delta{State: *state}, true); err != nil {
-				s.log.Error("a cart cannot be joined with what is stored of it", "cart", r.id.String(), "error", err)
-			}
+			s.joinState(r, state, true)
 		}
 		r.settle(s.now().UnixNano())
 	})
+}
+
+// joinState joins a whole state from elsewhere into a resident cart. r.mu is held.
+func (s *Service) joinState(r *resident, state *State, safe bool) {
+	if err := s.join(r, &crdt.Delta{State: *state}, safe); err != nil {
+		s.log.Error("a cart cannot be joined with what is stored of it", "cart", r.id.String(), "error", err)
+	}
 }
 
 // unread reports whether a load failed so that it is not known what the store has.

@@ -91,7 +91,7 @@ func spanHash(id ID, d *crdt.Delta) (sum uint64) {
 const (
 	seedBatch = 4096
 	// seedOver is how many carts of slots that are others' are rather read than left out, by a query more.
-	seedOver  = 256
+	seedOver  = 64
 	seedRetry = time.Second
 	// seedAgain is how long it may take until a node learns of what only the database has: what a node
 	// committed that could reach nobody else, and died. And of what the database has no more, because it was
@@ -241,7 +241,11 @@ type comparison struct {
 func (c *comparison) upTo(shard int) bool {
 	for ; c.next < shard; c.next++ {
 		sh := &c.service.shards[c.next]
-		for _, d := range sh.compare(c.stored, c.service.shared) {
+		differ := sh.compare(c.stored, c.service.shared)
+		for _, d := range differ {
+			d.resident.doubt()
+		}
+		for _, d := range differ {
 			c.service.catchUp(d.resident, d.first)
 			if c.behind++; c.behind%catchUps == 0 && !c.service.pause(catchUpPause) {
 				return false
@@ -304,18 +308,27 @@ func (sh *shard) compare(stored map[ID]uint64, shared bool) (differ []difference
 	return differ
 }
 
+// doubt keeps a cart in memory until catchUp has looked after it.
+func (r *resident) doubt() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.doubted = r.service.shared
+}
+
 // catchUp has a cart joined with what is stored of it, which nobody else may have: it was committed by a node
 // that has died since. Or it is the store that lacks what it once had. A cart that is dirty differs from what
 // is stored anyway, but at first, when it came from a peer.
 func (s *Service) catchUp(r *resident, first bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.doubted = false
 	if r.gone || r.unpack() != nil {
 		return
 	}
 	s.resized(r)
 	switch {
 	case !first && r.dirty():
+		r.stored = extent{} // it may have less than it had: all of the cart is saved, whatever others save of it
 	case purged(r.latest, s.now()): // from the store as well
 		s.drop(r)
 	default:

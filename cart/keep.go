@@ -154,7 +154,7 @@ func (sh *shard) assign(own, held shardSlots) (gained bool) {
 	sh.own, sh.held = own, held
 	sh.reading &= own
 	sh.seeded &= own
-	sh.release(before &^ sh.kept())
+	sh.release(before&^sh.kept(), math.MaxInt64)
 	return gained
 }
 
@@ -167,12 +167,13 @@ func (sh *shard) age(now int64) {
 	defer sh.mu.Unlock()
 	before := sh.kept()
 	sh.recent = [2]shardSlots{0, sh.recent[0]}
-	sh.release(before &^ sh.kept())
+	sh.release(before&^sh.kept(), now-1)
 	sh.evictGuests(now - 1)
 }
 
-// release lets go some slots. What is not clean stays for now, in the index as well. The shard is locked.
-func (sh *shard) release(gone shardSlots) {
+// release lets go of some slots. What is not clean, or was used since a tick, stays for now, in the index as well. The
+// shard is locked.
+func (sh *shard) release(gone shardSlots, since int64) {
 	if gone == 0 {
 		return
 	}
@@ -181,7 +182,7 @@ func (sh *shard) release(gone shardSlots) {
 			sh.guests[id] = r
 		}
 	}
-	sh.evictGuests(math.MaxInt64)
+	sh.evictGuests(since)
 	left := make(map[ID]uint64) // a map does not shrink
 	for id, version := range sh.versions {
 		if gone.has(id) && sh.carts[id] == nil && sh.fragments[id] == nil {
@@ -193,16 +194,16 @@ func (sh *shard) release(gone shardSlots) {
 	sh.versions = left
 }
 
-// evictGuests evicts the carts that are clean, whose slots are not kept, and that were last used before a tick. The
+// evictGuests evicts the carts that are clean, whose slots are not kept, and that were not used since a tick. The
 // shard is locked.
-func (sh *shard) evictGuests(before int64) {
+func (sh *shard) evictGuests(since int64) {
 	for id, r := range sh.guests {
 		switch {
 		case sh.kept().has(id):
 			delete(sh.guests, id)
 		case !r.mu.TryLock(): // in use
 		default:
-			if r.clean() && r.used < before {
+			if r.clean() && r.used < since {
 				sh.remove(r)
 			}
 			r.mu.Unlock()

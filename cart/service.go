@@ -148,7 +148,7 @@ func (s *Service) background(f func()) {
 		f()
 		a.Lock()
 		defer a.Unlock()
-		if a.n--; a.n == 0 && a.over != nil {
+		if a.n--; a.n == 0 && a.over != nil && !isClosed(a.over) {
 			close(a.over)
 		}
 	})

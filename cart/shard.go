@@ -139,9 +139,13 @@ func (s *Service) fetch(sh *shard, id ID, ask bool) (*resident, error) {
 	began, doubtful := false, false
 	r.parted = part != nil || errors.Is(err, ErrDamaged)
 	r.unread = part == nil && unread(err)
+	_, own := sh.find(id)
+	trusted := s.trusted(own)
 	if err == nil {
-		r.latest, r.durable, r.stored = stored, stored, extentOf(stored)
-		_, own := sh.find(id)
+		r.latest, r.stored = stored, extentOf(stored)
+		if trusted {
+			r.durable = stored
+		}
 		doubtful = ask && (!own || !s.replicator.Synced() || sh.keepsGap(id, stored))
 	} else {
 		whole, _ := sh.beginning(id)
@@ -152,7 +156,10 @@ func (s *Service) fetch(sh *shard, id ID, ask bool) (*resident, error) {
 		states, complete := s.ask(id)
 		for _, state := range states {
 			r.latest = crdt.Join(r.latest, state)
-			r.durable = r.latest
+			if r.durable != nil {
+				state = crdt.Join(r.durable, state)
+			}
+			r.durable = state
 		}
 		if len(states) == 0 && !complete && absent {
 			return nil, &Error{Reason: Unavailable, Detail: "nodes that may have the cart did not answer, or cannot tell"}
@@ -160,12 +167,12 @@ func (s *Service) fetch(sh *shard, id ID, ask bool) (*resident, error) {
 	}
 	if part != nil && (r.durable != nil || began) {
 		r.latest, r.stored = crdt.Join(r.latest, part), extentOf(part)
-		if r.durable != nil {
-			r.durable = r.latest
-		}
+	}
+	if r.durable != nil && (trusted || extentOf(r.durable).covers(r.latest)) {
+		r.durable = r.latest
 	}
 	switch {
-	case r.durable != nil || began:
+	case err == nil || r.durable != nil || began:
 	case absent && !sh.keeps(id):
 		return nil, ErrNotFound
 	case errors.Is(err, ErrDamaged):
@@ -243,6 +250,9 @@ func (s *Service) admit(sh *shard, r *resident) error {
 		s.refresh(r)
 	}
 	s.resized(r)
+	if !s.acknowledges() && r.durable != r.latest && extentOf(r.latest).any() {
+		r.hold()
+	}
 	if r.durable != nil && r.dirty() { // what a peer had and the store did not
 		s.changed(r, nil, &crdt.Delta{State: *r.latest})
 	}

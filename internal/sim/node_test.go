@@ -225,7 +225,7 @@ func (n *node) crash() {
 	w.count["crashes"]++
 	n.exit()
 	w.exposed = append(w.exposed, n)
-	if n.machine.file != nil {
+	if n.machine.file != nil && w.rand.IntN(2) == 0 {
 		n.machine.file = newDatabase(w, n.machine.file.name)
 		w.trace("%s takes its file with it", n.name())
 	}
