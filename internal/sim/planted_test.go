@@ -122,6 +122,36 @@ var plantedBugs = []planted{
 		"case found && is == version, !found && !shared:", "case found && is == version, !found:",
 		[]string{"came-back"},
 	},
+	{
+		"pass on what was passed on", "gossip/forward.go",
+		"if own || forwarded {", "if own {",
+		[]string{"forward"},
+	},
+	{
+		"release a held slot before all of its owners have it", "gossip/held.go",
+		"if !p.given.has(slot) {", "if false {",
+		[]string{"convergence", "dirty-read", "lost-write"},
+	},
+	{
+		"let go of a slot with its ownership", "gossip/held.go",
+		"c.hold(lost)", "_ = lost",
+		[]string{"dirty-read", "lost-write", "convergence"},
+	},
+	{
+		"take over without a pin", "gossip/forward.go",
+		"c.holdSlot(slot)", "_ = slot",
+		[]string{"dirty-read", "lost-write", "convergence"},
+	},
+	{
+		"hold nothing that a peer delivers", "gossip/receive.go",
+		"c.holdSlot(", "_ = (",
+		[]string{"dirty-read", "lost-write", "convergence"},
+	},
+	{
+		"forget a site that was lost", "gossip/placement.go",
+		"case now.Sub(p.left) < replaceAfter:", "case false:",
+		[]string{"placement"},
+	},
 }
 
 // TestPlantedBugs checks that the checkers check something: with any of these bugs in the sources, some
