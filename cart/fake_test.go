@@ -23,8 +23,7 @@ type fakeStore struct {
 	purges []crdt.Timestamp
 	closed bool
 	away   bool // no versions are told
-	pages  int  // of versions that were asked for
-	rows   int  // that they had
+	rows   int  // versions that were told
 
 	onLoad   func(context.Context, ID) error
 	onCommit func(context.Context, []Change) error

@@ -311,7 +311,7 @@ func (s *Service) refresh(r *resident) {
 		defer cancel()
 		stored, err := s.store.Load(ctx, r.id)
 		states, _ := s.ask(r.id)
-		_, own := s.shard(r.id).find(r.id)
+		own := s.shard(r.id).owns(r.id)
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.refreshing = false

@@ -9,9 +9,8 @@ import (
 	"cartd/crdt"
 )
 
-// The index tells of every cart in the slots that this node keeps, resident or not, which version this node has of it, by [VersionHash]. A
-// digest for each of a number of slots, which is the XOR of the versions in it, is what two nodes
-// compare. Of a cart that is not resident the version is the one that was stored, with the fragments
+// The index tells of every cart in the slots that this node keeps, resident or not, which version it has of it, by
+// [VersionHash]. A digest for each slot, which is the XOR of the versions in it, is what two nodes compare. Of a cart that is not resident the version is the one that was stored, with the fragments
 // that came since: it may be wrong where a fragment did not begin where the store ended. Then digests
 // differ that need not, and repair, which loads the cart, sets it right.
 
@@ -90,7 +89,8 @@ func spanHash(id ID, d *crdt.Delta) (sum uint64) {
 
 const (
 	seedBatch = 4096
-	// seedOver is how many carts of slots that are others' are rather read than left out, by a query more.
+	// seedOver is how many carts of other nodes' slots are rather read than left out: a query more takes as long, and
+	// longer over a network.
 	seedOver  = 64
 	seedRetry = time.Second
 	// seedAgain is how long it may take until a node learns of what only the database has: what a node

@@ -10,7 +10,8 @@ import (
 // What this file has is for a region with more nodes than a cart has owners. A node indexes the slots that it owns
 // and is told of their changes. It keeps what it has of those that it holds for others, and for a while of any that
 // something came for: who replicates tells only later that they are held. Of the rest it keeps what the store
-// lacks. A cart of theirs that a request makes resident is a guest, which nobody tells of changes.
+// lacks. A resident cart that this node does not own is a guest: nobody tells it of its changes. So is one that was
+// resident when its slot was gained.
 
 // slotsPerShard is how many slots the carts of a shard are in: a shard is the first eight bits of the id,
 // a slot the first twelve.
@@ -151,6 +152,13 @@ func (sh *shard) assign(own, held shardSlots) (gained bool) {
 	defer sh.mu.Unlock()
 	before := sh.kept()
 	gained = own&^sh.own != 0
+	if changed := own ^ sh.own; changed != 0 {
+		for id, r := range sh.carts {
+			if changed.has(id) {
+				sh.guests[id] = r
+			}
+		}
+	}
 	sh.own, sh.held = own, held
 	sh.reading &= own
 	sh.seeded &= own
@@ -177,11 +185,6 @@ func (sh *shard) release(gone shardSlots, since int64) {
 	if gone == 0 {
 		return
 	}
-	for id, r := range sh.carts {
-		if gone.has(id) {
-			sh.guests[id] = r
-		}
-	}
 	sh.evictGuests(since)
 	left := make(map[ID]uint64) // a map does not shrink
 	for id, version := range sh.versions {
@@ -197,17 +200,15 @@ func (sh *shard) release(gone shardSlots, since int64) {
 // evictGuests evicts the carts that are clean, whose slots are not kept, and that were not used since a tick. The
 // shard is locked.
 func (sh *shard) evictGuests(since int64) {
+	kept := sh.kept()
 	for id, r := range sh.guests {
-		switch {
-		case sh.kept().has(id):
-			delete(sh.guests, id)
-		case !r.mu.TryLock(): // in use
-		default:
-			if r.clean() && r.used < since {
-				sh.remove(r)
-			}
-			r.mu.Unlock()
+		if kept.has(id) || !r.mu.TryLock() {
+			continue
 		}
+		if r.clean() && r.used < since {
+			sh.remove(r)
+		}
+		r.mu.Unlock()
 	}
 }
 
@@ -218,25 +219,26 @@ func (sh *shard) lapse(id ID) {
 	}
 }
 
-// update has a cart that others own joined with what the store and the peers have of it, unless that was done within
-// a tick: nobody tells this node of its changes. Where neither can be asked, a cart that is kept is shown as it is,
-// for its owners may be away as well. r.mu is held on the way in and out, but not while it waits.
+// update has a guest joined with what the store and the peers have of it, unless that was done within a tick. Where
+// neither can be asked, a cart that is kept is shown as it is, for its owners may be away as well. r.mu is held on the
+// way in and out, but not while it waits.
 func (s *Service) update(ctx context.Context, r *resident) error {
-	now := s.tick.Load() + 1
-	if r.read >= now-1 {
-		return nil
-	}
-	over, stop := s.scheduler.After(loadWait)
-	defer stop()
-	s.refresh(r)
-	r.await(ctx, over, func() bool { return !r.refreshing })
-	if r.read >= now-1 {
-		return nil
+	least := s.tick.Load()
+	if r.read < least {
+		over, stop := s.scheduler.After(loadWait)
+		defer stop()
+		s.refresh(r)
+		r.await(ctx, over, func() bool { return !r.refreshing })
 	}
 	sh := s.shard(r.id)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if !sh.kept().has(r.id) {
+	switch {
+	case r.read >= least:
+		if sh.own.has(r.id) { // now it is told of all that comes
+			delete(sh.guests, r.id)
+		}
+	case !sh.kept().has(r.id):
 		return &Error{Reason: Unavailable, Detail: "the cart is other nodes', and what it is now cannot be read", Err: ctx.Err()}
 	}
 	return nil

@@ -326,6 +326,30 @@ func TestGuests(t *testing.T) {
 	})
 }
 
+// A cart that was resident when its slot was gained is read anew once: it was not told of what came before.
+func TestAGuestThatIsOwnedNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newFakeStore()
+		s := start(t, peered(store, newFakeReplicator()))
+		x := newForeign(t, time.Now(), 3)
+		c := x.client(t, s)
+		store.put(x.id, x.states[1])
+		c.want("A=1")
+		s.Keep(noSlots, allSlots)
+		store.put(x.id, x.states[2])
+		time.Sleep(3 * tick)
+		store.setAway(true) // nor does it read of what is stored
+		s.Keep(allSlots, noSlots)
+		c.want("A=2")
+		loads := store.loadsOf(x.id)
+		time.Sleep(3 * tick)
+		c.want("A=2")
+		if store.loadsOf(x.id) != loads {
+			t.Error("it was read anew though it is owned")
+		}
+	})
+}
+
 // Requests at a guest find the resident they began with: it leaves when it was not used for a tick, so that not
 // each of them writes under another replica id.
 func TestGuestsStayWhileTheyAreWritten(t *testing.T) {
@@ -364,20 +388,27 @@ func TestPlaced(t *testing.T) {
 		o.Placed = true
 		s := start(t, o)
 		time.Sleep(2*seedAgain + seedAgain/4)
-		if s.Indexed() || s.Seeded() != noSlots || *s.Digests() != [slots]uint64{} || store.rows > 0 {
-			t.Errorf("%d versions were read before it was known of what", store.rows)
+		if s.Indexed() || s.Seeded() != noSlots || *s.Digests() != [slots]uint64{} || store.told() > 0 {
+			t.Errorf("%d versions were read before it was known of what", store.told())
 		}
 		s.Keep(evenSlots, noSlots)
 		synctest.Wait()
 		if !s.Indexed() || s.Seeded() != evenSlots || *s.Digests() != want {
 			t.Error("the slots are not indexed")
 		}
-		rows := store.rows
+		rows := store.told()
 		time.Sleep(seedAgain / 2)
-		if store.rows != rows {
+		if store.told() != rows {
 			t.Error("they were read again before it was time")
 		}
 	})
+}
+
+// told returns how many versions were told.
+func (f *fakeStore) told() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.rows
 }
 
 // An empty set is known to be that.

@@ -26,7 +26,7 @@ type shard struct {
 	recent  [2]shardSlots    // others, for which something came since the last tick, and since the one before
 	reading shardSlots       // own ones that are being read from the store
 	seeded  shardSlots       // own ones of which versions tells of all that is stored
-	guests  map[ID]*resident // those in slots that are not kept, and perhaps others
+	guests  map[ID]*resident // those that were not told of all changes
 }
 
 // load is a cart on its way into memory, for all who want it.
@@ -46,25 +46,33 @@ func (sh *shard) get(id ID) *resident {
 	return r
 }
 
-// find returns the resident cart of id, or nil, and whether this node owns its slot.
-func (sh *shard) find(id ID) (r *resident, own bool) {
+// find returns the resident cart of id, or nil, and whether it is a guest.
+func (sh *shard) find(id ID) (r *resident, guest bool) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	return sh.carts[id], sh.own.has(id)
+	return sh.carts[id], sh.guests[id] != nil
+}
+
+// owns reports whether this node owns a cart.
+func (sh *shard) owns(id ID) bool {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.own.has(id)
 }
 
 // acquire returns the resident cart of id, locked and unpacked. It loads the cart where it is not
 // resident; many that want it at once cause one load. ask has the peers asked where the store does not
-// have it, cannot tell, or may not have all that they have, and has a cart that others own updated.
+// have it, cannot tell, or may not have all that they have, and has a guest updated.
 func (s *Service) acquire(ctx context.Context, id ID, ask bool) (*resident, error) {
 	sh := s.shard(id)
 	for {
-		r, own := sh.find(id)
+		r, guest := sh.find(id)
 		if r == nil {
 			var err error
 			if r, err = s.load(ctx, sh, id, ask && s.replicator != nil); err != nil {
 				return nil, err
 			}
+			_, guest = sh.find(id)
 		}
 		r.mu.Lock()
 		if r.gone {
@@ -79,7 +87,7 @@ func (s *Service) acquire(ctx context.Context, id ID, ask bool) (*resident, erro
 			}
 			s.resized(r)
 		}
-		if ask && !own {
+		if ask && guest {
 			if err := s.update(ctx, r); err != nil {
 				r.mu.Unlock()
 				return nil, err
@@ -139,7 +147,7 @@ func (s *Service) fetch(sh *shard, id ID, ask bool) (*resident, error) {
 	began, doubtful := false, false
 	r.parted = part != nil || errors.Is(err, ErrDamaged)
 	r.unread = part == nil && unread(err)
-	_, own := sh.find(id)
+	own := sh.owns(id)
 	trusted := s.trusted(own)
 	if err == nil {
 		r.latest, r.stored = stored, extentOf(stored)
@@ -239,7 +247,7 @@ func (s *Service) admit(sh *shard, r *resident) error {
 	s.residents.Add(1)
 	sh.mu.Lock()
 	sh.carts[r.id] = r
-	if !sh.kept().has(r.id) {
+	if !sh.own.has(r.id) {
 		sh.guests[r.id] = r
 	}
 	indexed, version := sh.versions[r.id], VersionHash(r.id, r.latest)

@@ -139,7 +139,7 @@ func (n *node) startService(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(err, n.store.Close())
 		}
-		o.Replicator, o.Tolerate, o.Shared = region.Core(), c.cluster.tolerate, c.databaseURL != ""
+		o.Replicator, o.Placed, o.Tolerate, o.Shared = region.Core(), true, c.cluster.tolerate, c.databaseURL != ""
 		n.region = region
 		if c.cluster.keyFile != "" {
 			n.keyWatch = newKeyWatch(c.cluster.keyFile, *c.cluster.keys, region.SetKeys, n.log)
