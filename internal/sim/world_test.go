@@ -219,6 +219,7 @@ func (w *world) openShop() (shoppers []chan struct{}) {
 // How long healing may take.
 const (
 	meetAgain = 22 * time.Second // a period of the rejoin loop and a dial
+	placed    = time.Second      // what the Services are told of, who owns what, and nothing has changed
 	placeIn   = 45 * time.Second // who joins is active, and who was lost owns nothing any more
 	healIn    = 5 * time.Second  // all replicas are equal after the last link is up, and it is clear who owns them
 	makeRoom  = 10 * time.Second // where memory is short: what was refused waits for the database to have the rest
@@ -242,8 +243,13 @@ func (w *world) converge() {
 		return
 	}
 	w.trace("all links are up")
-	why := ""
-	if !w.until(placeIn, func() bool { why = w.check.misplaced(); return why == "" }) {
+	why, since := "", w.now
+	if !w.until(placeIn, func() bool {
+		if why = w.check.misplaced(); why != "" {
+			since = w.now
+		}
+		return w.now-since > placed
+	}) {
 		w.fail("placement", "%v after the last link came up: %s", placeIn, why)
 		return
 	}
