@@ -346,9 +346,11 @@ type eventCarts struct {
 	lost      []uint64
 	delivered int // payloads
 	states    int // of these, whole carts
+	vectors   int // calls of Vector
 
 	keeps     int // calls of Keep
 	own, held slotSet
+	unseeded  slotSet
 }
 
 // vector is the state of a cart: the number of events by author, in the order of the scene.
@@ -456,12 +458,12 @@ func (c *eventCarts) Keep(own, held [Slots / 64]uint64) {
 }
 
 func (c *eventCarts) Seeded() (slots [Slots / 64]uint64) {
-	switch {
+	switch seeded := c.own; {
 	case !c.seeded:
 	case c.keeps == 0:
 		slots = allSlots
 	default:
-		slots = c.own
+		slots = seeded.without(&c.unseeded)
 	}
 	return slots
 }
@@ -516,6 +518,7 @@ func (c *eventCarts) Vector(_ context.Context, id [16]byte) ([]byte, bool, error
 	if c.broken {
 		return nil, false, errBroken
 	}
+	c.vectors++
 	v, known := c.carts[id]
 	return v.encode(), known, nil
 }
