@@ -19,7 +19,7 @@ import (
 type Forwarder interface {
 	// Forward calls try with one owner of a cart after the other, the best first, until one has answered, and not at
 	// all where this node is an owner. It returns true when this node is to answer itself: it is an owner, or none
-	// has answered. What try calls goes to that owner, whatever the host in the URL.
+	// has answered. An owner fills in the host of the URL.
 	Forward(id cart.ID, try func(owner http.RoundTripper) (answered bool)) (here bool)
 }
 
@@ -60,6 +60,8 @@ type relay struct {
 	header   http.Header // of the request, for owners
 	body     []byte
 	keyed    bool // the key is not the client's
+	tries    int
+	final    bool // it goes without a key: there is no next try
 	err      error
 	deadline time.Time
 	broken   bool // the answer ended early, when some of it was on its way
@@ -119,19 +121,42 @@ func (y *relay) try(owner http.RoundTripper) (answered bool) {
 		y.server.fail(y.w, y.in, y.err)
 		return true
 	}
+	y.tries++
 	ctx, cancel := context.WithCancel(context.WithoutCancel(y.in.Context()))
 	defer cancel()
 	late := time.AfterFunc(y.patience(), cancel)
 	defer late.Stop()
-	path := &url.URL{Scheme: "https", Path: y.in.URL.Path, RawPath: y.in.URL.RawPath, RawQuery: y.in.URL.RawQuery}
-	out := y.request((&http.Request{Method: y.in.Method, URL: path}).WithContext(ctx))
-	response, err := owner.RoundTrip(out)
+	response, err := y.send(ctx, owner)
+	if err == nil && y.keyed && response.StatusCode == http.StatusTooManyRequests { // the cart has no room for a key, and the client gave none
+		response.Body.Close()
+		y.final = true
+		if y.tries == 1 {
+			y.header = y.header.Clone()
+			y.header.Del("Idempotency-Key")
+			response, err = y.send(ctx, owner)
+		} else { // an owner that was tried before may have made the change
+			err = errFull
+		}
+	}
 	if err != nil {
 		y.missed(err)
-		return false
+	} else {
+		defer response.Body.Close()
+		answered = y.answer(response, late)
 	}
-	defer response.Body.Close()
-	return y.answer(response, late)
+	if !answered && y.final {
+		y.server.fail(y.w, y.in, &cart.Error{Reason: cart.NotDurable, Detail: "the node that was to make the change did not answer"})
+		return true
+	}
+	return answered
+}
+
+var errFull = errors.New("no room for a key")
+
+// send sends the request to an owner.
+func (y *relay) send(ctx context.Context, owner http.RoundTripper) (*http.Response, error) {
+	path := &url.URL{Scheme: "https", Path: y.in.URL.Path, RawPath: y.in.URL.RawPath, RawQuery: y.in.URL.RawQuery}
+	return owner.RoundTrip(y.request((&http.Request{Method: y.in.Method, URL: path}).WithContext(ctx)))
 }
 
 // pieces are the buffers that answers go through.

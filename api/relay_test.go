@@ -216,7 +216,9 @@ func TestRelayRefusesBodies(t *testing.T) {
 	c := direct.create(`{"currency":"EUR"}`)
 	long := `{"sku":"` + strings.Repeat("x", maxBody) + `"}`
 	for name, make := range map[string]func() *http.Request{
-		"long": func() *http.Request { return httptest.NewRequest("POST", c.path+"/line-items", strings.NewReader(long)) },
+		"long": func() *http.Request {
+			return httptest.NewRequest("POST", c.path+"/line-items", strings.NewReader(long))
+		},
 		"long, of unknown length": func() *http.Request {
 			return httptest.NewRequest("POST", c.path+"/line-items", io.MultiReader(strings.NewReader(long)))
 		},
@@ -286,6 +288,55 @@ func TestRelayedWriteCountsOnce(t *testing.T) {
 		if a := other.do("GET", c.path, "").want(http.StatusOK); a.cart().TotalQuantity != 2 {
 			t.Errorf("%s: a read: %s", name, a.body)
 		}
+	}
+}
+
+// A write without a key goes without one where the cart has no room for more keys. Then it is tried once.
+func TestRelayedWriteWithoutRoomForKeys(t *testing.T) {
+	s := open(t, dev)
+	full := &ownerOf{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Idempotency-Key") != "" {
+			w.WriteHeader(http.StatusTooManyRequests)
+			return
+		}
+		s.handler.ServeHTTP(w, r)
+	})}
+	never := roundTrip(func(*http.Request) (*http.Response, error) {
+		t.Error("it is tried again")
+		return nil, errAway
+	})
+	c := s.create(`{"currency":"EUR"}`)
+	do := func(headers http.Header, o ...http.RoundTripper) *httptest.ResponseRecorder {
+		r := httptest.NewRequest("POST", c.path+"/line-items", strings.NewReader(`{"sku":"A"}`))
+		r.Header = headers
+		r.Header.Set("Content-Type", "application/json")
+		w := httptest.NewRecorder()
+		through(s, o...).handler.ServeHTTP(w, r)
+		return w
+	}
+	if w := do(http.Header{}, full, never); w.Code != http.StatusOK {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	unknown := func(w *httptest.ResponseRecorder) {
+		t.Helper()
+		if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "/problems/not-durable") || w.Header().Get("Retry-After") == "" {
+			t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
+		}
+	}
+	unknown(do(http.Header{}, away, full, never)) // the first one may have made the change, for all one knows
+	if w := do(http.Header{"Idempotency-Key": {"mine"}}, full, never); w.Code != http.StatusTooManyRequests {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	tries := 0
+	once := roundTrip(func(r *http.Request) (*http.Response, error) {
+		if tries++; tries == 2 {
+			return mute(full).RoundTrip(r)
+		}
+		return full.RoundTrip(r)
+	})
+	unknown(do(http.Header{}, once, never))
+	if got := s.do("GET", c.path, "").cart().TotalQuantity; got != 2 {
+		t.Errorf("%d units", got)
 	}
 }
 

@@ -25,7 +25,7 @@ var clusterSeed = flag.Uint64("cluster.seed", 0, "seed of the clients of TestClu
 
 // cluster is the nodes of a region, each a process, on one database.
 type cluster struct {
-	t   testing.TB
+	t    testing.TB
 	url  string // of the database; none: each node has a file
 	key  string // the file
 	args []string

@@ -13,12 +13,11 @@ import (
 	"cartd/gossip"
 )
 
-// Bounds on the connections to one owner. A request waits for one when all are in use.
+// Bounds on the connections to one owner. A request waits for one when all are in use. All may stay for a while when
+// they are not: another one costs more than a request.
 const (
-	maxOwnerConns     = 128
-	maxOwnerIdleConns = 32
-	ownerIdleTimeout  = 30 * time.Second // less than the owner's
-	maxOwnerHeader    = 2 * maxHeaderBytes
+	maxOwnerConns    = 128
+	ownerIdleTimeout = 30 * time.Second // less than the owner's
 )
 
 // forwarder passes requests on to the nodes that own their carts, and counts those that others pass on to this one.
@@ -44,9 +43,9 @@ func newForwarder(region *gossip.Node) *forwarder {
 		},
 		DisableCompression:     true,
 		MaxConnsPerHost:        maxOwnerConns,
-		MaxIdleConnsPerHost:    maxOwnerIdleConns,
+		MaxIdleConnsPerHost:    maxOwnerConns,
 		IdleConnTimeout:        ownerIdleTimeout,
-		MaxResponseHeaderBytes: maxOwnerHeader,
+		MaxResponseHeaderBytes: 2 * maxHeaderBytes,
 	}}
 }
 

@@ -83,10 +83,10 @@ type clockStatus struct {
 
 // forwardsStatus counts requests for carts, since the start.
 type forwardsStatus struct {
-	Forwarded   uint64 `json:"forwarded"`    // this node does not own the cart, and an owner answered
-	TakenOver   uint64 `json:"taken_over"`   // no owner answered, and this node did
-	FailedTries uint64 `json:"failed_tries"` // an owner did not answer
-	ForOthers   int64  `json:"for_others"`   // another node passed it on, and this one answered
+	Forwarded uint64 `json:"forwarded"`  // this node does not own the cart, and an owner answered
+	TakenOver uint64 `json:"taken_over"` // no owner answered, and this node did
+	Unheeded  uint64 `json:"unheeded"`   // times that an owner was asked and did not answer
+	ForOthers int64  `json:"for_others"` // another node passed it on, and this one answered
 }
 
 // refusedStatus counts what came from elsewhere and was not taken, by reason, since the start.
@@ -237,6 +237,8 @@ func (z *status) cluster(s gossip.NodeStatus, needed int) {
 	}
 	z.Refused.Network, z.Refused.NetworkLast = s.Refused, s.RefusedAt
 	z.Counters = s.Core.Counters
+	p := s.Core.Placement
+	z.Forwards.Forwarded, z.Forwards.TakenOver, z.Forwards.Unheeded = p.Forwarded, p.TakenOver, p.Unheeded
 }
 
 func memberStatusOf(m gossip.Member) memberStatus {
