@@ -61,7 +61,7 @@ type relay struct {
 	body     []byte
 	keyed    bool // the key is not the client's
 	tries    int
-	final    bool // it goes without a key: there is no next try
+	final    bool // there is no next try
 	err      error
 	deadline time.Time
 	broken   bool // the answer ended early, when some of it was on its way
@@ -127,16 +127,9 @@ func (y *relay) try(owner http.RoundTripper) (answered bool) {
 	late := time.AfterFunc(y.patience(), cancel)
 	defer late.Stop()
 	response, err := y.send(ctx, owner)
-	if err == nil && y.keyed && response.StatusCode == http.StatusTooManyRequests { // the cart has no room for a key, and the client gave none
+	if err == nil && y.keyed && response.StatusCode == http.StatusTooManyRequests {
 		response.Body.Close()
-		y.final = true
-		if y.tries == 1 {
-			y.header = y.header.Clone()
-			y.header.Del("Idempotency-Key")
-			response, err = y.send(ctx, owner)
-		} else { // an owner that was tried before may have made the change
-			err = errFull
-		}
+		response, err = y.sendKeyless(ctx, owner)
 	}
 	if err != nil {
 		y.missed(err)
@@ -151,12 +144,24 @@ func (y *relay) try(owner http.RoundTripper) (answered bool) {
 	return answered
 }
 
-var errFull = errors.New("no room for a key")
-
 // send sends the request to an owner.
 func (y *relay) send(ctx context.Context, owner http.RoundTripper) (*http.Response, error) {
 	path := &url.URL{Scheme: "https", Path: y.in.URL.Path, RawPath: y.in.URL.RawPath, RawQuery: y.in.URL.RawQuery}
 	return owner.RoundTrip(y.request((&http.Request{Method: y.in.Method, URL: path}).WithContext(ctx)))
+}
+
+var errNoRoom = errors.New("the cart has no room for a key, and an owner that was tried before may have made the change")
+
+// sendKeyless sends a request that the cart has no room for the key of, and the client gave none, as the client did.
+// It would count twice, so it is not sent to another owner, nor after another one.
+func (y *relay) sendKeyless(ctx context.Context, owner http.RoundTripper) (*http.Response, error) {
+	y.final = true
+	if y.tries > 1 {
+		return nil, errNoRoom
+	}
+	y.header = y.header.Clone()
+	y.header.Del("Idempotency-Key")
+	return y.send(ctx, owner)
 }
 
 // pieces are the buffers that answers go through.

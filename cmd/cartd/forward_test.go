@@ -144,7 +144,7 @@ func TestForwardToNobody(t *testing.T) {
 	add := func(n *clusterNode) {
 		t.Helper()
 		a := n.must("POST", path+"/line-items", `{"sku":"TEE-RED"}`)
-		if a.status != http.StatusOK || a.header.Get("Idempotent-Replayed") != "" {
+		if a.status != http.StatusOK {
 			t.Errorf("%d %v %s", a.status, a.header, a.body)
 		}
 		units.Add(1)
