@@ -219,7 +219,7 @@ func TestForwardEnds(t *testing.T) {
 	key := strings.TrimSpace(keygen(t))
 	var nodes []*member
 	for range 3 {
-		nodes = append(nodes, startMember(t, key, nodes, "--database-url", url, "--replicas", "2"))
+		nodes = append(nodes, startMember(t, key, nodes, "--database-url", url, "--replicas", "2", "--drain-time", "0s"))
 	}
 	for _, n := range nodes {
 		n.wantReady()
