@@ -205,7 +205,7 @@ func (c *Core) Up(m Member, wire uint64) error {
 		over = c.down(p, errors.New("gossip: another link came up"))
 	}
 	now := c.o.Now()
-	p.up, p.draining = true, false
+	p.up = true // that it drains, it goes on to do
 	p.link++
 	p.in = inbox{}
 	p.heard, p.exchanged, p.beatAt, p.unechoed = now, now, now, time.Time{}

@@ -27,6 +27,11 @@
 // the slots that differ the version of each cart; for the carts that differ their version vectors; and
 // then the states that one of them lacks.
 //
+// # Requests
+//
+// Forward finds an owner of a cart for a request that came to another node. The request takes a connection of its own
+// kind at the link port: Dial opens one, and Requests hands out those that came.
+//
 // # What does the I/O
 //
 // [Core] is a state machine: frames, ticks and members come in, frames and calls of Carts go out. It

@@ -180,21 +180,27 @@ func (c *Core) survey() (sites []site, expires time.Time) {
 		sites = append(sites, newSite(c.o.Self, nil))
 	}
 	peers := slices.DeleteFunc(slices.Clone(c.peers), func(p *peer) bool {
-		return p.who.GossipAddr == "" || p.who.GossipAddr == c.o.Self.GossipAddr || p.presence(now) == absent
+		return p.who.GossipAddr == "" || p.who.GossipAddr == c.o.Self.GossipAddr
 	})
 	slices.SortStableFunc(peers, func(a, b *peer) int {
-		return cmp.Or(cmp.Compare(a.who.GossipAddr, b.who.GossipAddr), cmp.Compare(b.presence(now), a.presence(now)))
+		return cmp.Or(cmp.Compare(a.who.GossipAddr, b.who.GossipAddr), cmp.Compare(flag(b.up), flag(a.up)),
+			b.heard.Compare(a.heard), cmp.Compare(b.presence(now), a.presence(now)))
 	})
 	for len(peers) > 0 {
 		n := 1
 		for n < len(peers) && peers[n].who.GossipAddr == peers[0].who.GossipAddr {
 			n++
 		}
-		// Whoever is there now stands for those that were there before.
+		// Whoever is there now stands for those that were there before, and whoever left did so for those, too: they
+		// may be members still.
 		here := peers[:n]
 		peers = peers[n:]
+		if here[0].leaves() {
+			continue
+		}
+		here = slices.DeleteFunc(here, func(p *peer) bool { return p.presence(now) == absent })
 		active := slices.IndexFunc(here, func(p *peer) bool { return p.who.State == Active && !p.leaves() })
-		if active < 0 || here[0].leaves() {
+		if active < 0 {
 			continue
 		}
 		sites = append(sites, newSite(here[0].who, here[0]))

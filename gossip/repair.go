@@ -511,7 +511,7 @@ func (c *Core) takeVector(ctx context.Context, p *peer, it *item) {
 	if ahead && err == nil {
 		c.owe(p, it.id)
 	}
-	if behind && err == nil && c.placement.own.has(SlotOf(it.id)) {
+	if behind && (err != nil || c.placement.own.has(SlotOf(it.id))) {
 		c.ask(p, item{kind: kindWant, id: it.id})
 	}
 }
