@@ -96,7 +96,7 @@ var errForged = errors.New("cart: a delta with events of this residence that it 
 
 // joinOne is join, but for the fragments that it makes fit. r.mu is held.
 func (s *Service) joinOne(r *resident, d *crdt.Delta, safe bool) error {
-	if !r.latest.Erased && d.VV.Get(r.replica) > r.latest.VV.Get(r.replica) { // what is erased has forgotten them
+	if !r.latest.Erased && d.VV.Get(r.replica) > r.latest.VV.Get(r.replica) {
 		return errForged
 	}
 	from := r.latest
