@@ -281,6 +281,9 @@ func TestHeldSlotIsNotReleasedTooEarly(t *testing.T) {
 		s.run(10 * time.Second)
 		s.expectKeeps(a, id)
 		expect(t, "the other owner has it", other.carts.carts[id], vector{15: 1})
+		owner.carts.put(id, vector{15: 1}) // which it may let go at any time
+		s.run(10 * time.Second)
+		s.expectKeeps(a, id)
 		phantom.State = Draining
 		owner.SetMembers(append(members, phantom))
 		s.run(3 * time.Second)
