@@ -259,7 +259,7 @@ func (c *checker) held(s *subject, what extent, name string) {
 	}
 }
 
-// heldBy returns what fewer than so many live processes hold, and the database does not.
+// heldBy returns what fewer than so many live processes hold that have not said goodbye, and the database does not.
 func (c *checker) heldBy(s *subject, what extent, need int) (missing set, lacking bool) {
 	w := c.world
 	database, err := w.database.holds(s)
@@ -275,6 +275,9 @@ func (c *checker) heldBy(s *subject, what extent, need int) (missing set, lackin
 	}
 	holders, erased := map[int]int{}, 0
 	for _, n := range w.live() {
+		if n.left {
+			continue
+		}
 		e, err := n.holds(s)
 		if err != nil {
 			w.fail("unique-dots", "%s at %s: %v", s.label, n.name(), err)

@@ -35,6 +35,7 @@ type node struct {
 	cutOff  time.Duration // when its last link went down
 	leaving bool          // others are told, and most clients
 	closed  bool          // it takes no requests any more
+	left    bool          // it has said goodbye
 	gone    chan struct{} // closed when it is dead
 	running context.Context
 	cancel  context.CancelFunc
@@ -269,6 +270,7 @@ func (n *node) drain() {
 	}
 	if err == nil || errors.Is(err, cart.ErrLeft) {
 		n.sayGoodbye()
+		w.sleep(time.Duration(w.rand.IntN(int(200*time.Millisecond))), nil) // peers that have not heard it still send
 		n.exit()
 		return
 	}
