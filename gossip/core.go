@@ -117,14 +117,17 @@ func NewCore(o CoreOptions) *Core {
 	return c
 }
 
-// SetSelf tells what this process is, where that was not known when the Core was made. It comes before anything
-// else.
-func (c *Core) SetSelf(self Member) {
+// SetSelf tells what this process is, where that was not known when the Core was made, and whether there are others
+// to meet: then Carts are told of no slots before one of them is met, or a while has passed. It comes before
+// anything else.
+func (c *Core) SetSelf(self Member, others bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.o.Self = self
 	c.replace()
-	c.held.tellAt = c.o.Now().Add(keepAfter) // it meets others only now
+	if others {
+		c.held.tellAt = c.o.Now().Add(meetFor)
+	}
 }
 
 // find returns where the peer of a start id is in peers, or would be.
@@ -214,6 +217,9 @@ func (c *Core) Up(m Member, wire uint64) error {
 		p.met, p.needsSync = true, true
 	}
 	c.replace()
+	if soon := now.Add(keepAfter); !c.held.told && soon.Before(c.held.tellAt) {
+		c.held.tellAt = soon
+	}
 	p.compareSoon(c.o.Self.Start, now)
 	c.startRepairs(now)
 	c.sendOwed(p)
