@@ -354,7 +354,7 @@ func (c *Core) Peers() (n int) {
 
 // HandedOver reports whether enough peers have all that this node has, as far as it knows; once it drains, all that
 // it had acknowledged before. In a region where not every node owns everything, only a node that drains has handed
-// over, when it holds nothing that is not safe with its owners.
+// over, when all it holds is safe with its owners.
 func (c *Core) HandedOver() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -375,7 +375,7 @@ func (c *Core) HandedOver() bool {
 	if len(c.placement.sites) <= c.o.Replicas {
 		return abreast > c.o.Tolerate
 	}
-	return c.draining && idle && c.held.slots.empty()
+	return c.draining && idle && c.allSafe()
 }
 
 // Alive reports whether the process of a start id is this one, or a peer that can be counted on.

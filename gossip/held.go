@@ -96,8 +96,12 @@ func (c *Core) gives(p *peer) slotSet {
 	return left.without(&p.given)
 }
 
-// release lets go the held slots that are safe with their owners. The mutex is held.
+// release lets go the held slots that are safe with their owners. A node that drains lets go none: what is safe
+// now has to be so when it is gone. The mutex is held.
 func (c *Core) release() {
+	if c.draining {
+		return
+	}
 	var safe slotSet
 	for slot := range c.held.slots.all() {
 		if c.safe(slot) {
@@ -137,6 +141,16 @@ func (c *Core) safe(slot int) bool {
 		}
 	}
 	return live > c.o.Tolerate
+}
+
+// allSafe reports whether that is so of all held slots. The mutex is held.
+func (c *Core) allSafe() bool {
+	for slot := range c.held.slots.all() {
+		if !c.safe(slot) {
+			return false
+		}
+	}
+	return true
 }
 
 // tell tells Carts what to keep: what that is when the job runs. The mutex is held.

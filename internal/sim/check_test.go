@@ -369,15 +369,17 @@ func (c *checker) look() {
 	}
 }
 
-// differences tells what keeps the owners of each cart from knowing what is known anywhere, or "". Events that
-// build on others which died with their author, unacknowledged, are not looked for.
-func (c *checker) differences() string {
+// differences tells what keeps the owners of each cart from knowing what any process knows, or the database, or "".
+// Events that build on others which died with their author, unacknowledged, are not looked for.
+func (c *checker) differences(stored bool) string {
 	w := c.world
 	live := w.live()
 	for _, s := range c.subjects {
 		var all sight
 		database := w.database.sight(s.id)
-		all.join(database)
+		if stored {
+			all.join(database)
+		}
 		kept := make([]sight, len(live))
 		for i, n := range live {
 			memory := n.memory(s.id)

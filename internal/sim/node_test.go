@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"cartd/cart"
@@ -250,16 +251,25 @@ func (n *node) exit() {
 	}
 }
 
-// drain ends the process in good order: it saves what the database lacks, or leaves that to enough others, and
+// busy reports whether the process is at a request.
+func (n *node) busy() bool {
+	return slices.ContainsFunc(n.world.activities, func(a *activity) bool { return a.owner == n && a.request != nil })
+}
+
+// drain ends the process in good order: it finishes the requests that it is at, saves what the database lacks, or leaves that to enough others, and
 // closes its Service.
 func (n *node) drain() {
 	w := n.world
+	w.until(patience+slack, func() bool { return n.dead || !n.busy() })
+	if n.dead {
+		return
+	}
 	w.trace("%s drains", n.name())
 	w.count["drains"]++
 	ctx, cancel := context.WithCancel(n.running)
-	patience := w.after(5*time.Second, cancel)
+	deadline := w.after(5*time.Second, cancel)
 	err := n.service.Flush(ctx)
-	patience.stopped = true
+	deadline.stopped = true
 	cancel()
 	if n.dead {
 		return
