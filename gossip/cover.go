@@ -32,8 +32,6 @@ func (c *Core) uncovered(p *peer) slotSet {
 func (p *peer) hearBare(asked, bare *slotSet) {
 	others := p.bare.without(asked)
 	p.bare = others.or(bare)
-	known, still := p.covered.without(asked), p.covered.and(bare)
-	p.covered = known.or(&still)
 }
 
 // Uncovered returns how many of the other nodes may hold what neither the database has nor this node: those with a

@@ -332,12 +332,14 @@ func (c *Core) choose(p *peer, s *session, seeded *slotSet) (about slotSet, some
 	}
 	s.bare = p.both.without(seeded)
 	s.both = p.both.and(seeded)
-	s.both = s.both.without(&p.bare)
-	s.partial = s.both != p.both
 	s.gives = c.gives(p)
+	bare := s.bare.or(&p.bare)
+	p.covered = p.covered.and(&bare)
 	uncovered, lacking := c.uncovered(p), s.bare.without(&p.covered)
 	s.give = s.gives.or(&uncovered)
 	s.give = s.give.or(&lacking)
+	s.both = s.both.without(&s.give)
+	s.partial = s.both != p.both
 	if p.unloadable && c.draining {
 		s.bare = s.bare.or(&s.gives)
 	}

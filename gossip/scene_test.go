@@ -508,6 +508,16 @@ func (c *eventCarts) Unsaved(_ context.Context, id [16]byte) (payloads [][]byte,
 	return payloads, nil
 }
 
+// save has the database take carts from..to-1.
+func (c *eventCarts) save(from, to int) {
+	if c.stored == nil {
+		c.stored = make(map[[16]byte]bool)
+	}
+	for n := from; n < to; n++ {
+		c.stored[cartID(n)] = true
+	}
+}
+
 // put sets a cart.
 func (c *eventCarts) put(id [16]byte, v vector) {
 	if _, known := c.carts[id]; !known {
