@@ -28,14 +28,14 @@ func (c *Core) uncovered(p *peer) slotSet {
 	return here.without(&p.covered)
 }
 
-// hearBare notes of which of some slots a peer is bare.
+// hearBare notes of which of the asked slots a peer is bare.
 func (p *peer) hearBare(asked, bare *slotSet) {
 	others := p.bare.without(asked)
 	p.bare = others.or(bare)
 }
 
 // Uncovered returns how many of the other nodes may hold what neither the database has nor this node: those with a
-// link that do not drain, and those that are members without one.
+// link that do not leave, and active members without one.
 func (c *Core) Uncovered() (linked, away int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -53,7 +53,8 @@ func (c *Core) Uncovered() (linked, away int) {
 }
 
 // takeBare finds out in which slots of a session the peer gets only what the database lacks: it is bare of those that
-// it takes without a comparison, or this node is. The mutex is held.
+// it takes without a comparison, or this node is. So it is with all that is held for it, once a cart could not be
+// loaded. The mutex is held.
 func (c *Core) takeBare(p *peer, s *session, compared, taken *slotSet) {
 	about := s.both.or(&s.give)
 	asked, bare, takes := about.without(&s.bare), taken.without(&s.bare), compared.or(taken)
@@ -68,6 +69,9 @@ func (c *Core) takeBare(p *peer, s *session, compared, taken *slotSet) {
 		if !known.has(slot) {
 			s.todo.push(firstOf(slot))
 		}
+	}
+	if p.unloadable {
+		s.unsaved = s.unsaved.or(&s.gives)
 	}
 }
 

@@ -87,6 +87,29 @@ func TestNewcomerIsGivenWhatTheDatabaseLacks(t *testing.T) {
 	}
 }
 
+// Where carts cannot be loaded, what is held for those who know all that is stored is given without that, too.
+func TestHandsOverWhatCannotBeLoaded(t *testing.T) {
+	const carts, saved = 100, 60
+	s := connected(t, 3)
+	s.spread(carts)
+	for _, a := range s.actors {
+		a.carts.save(0, saved)
+	}
+	a := s.actors[0]
+	for n := range carts {
+		if n%2 == 0 {
+			s.actors[1].carts.evict(cartID(n))
+		}
+	}
+	for _, b := range s.actors {
+		b.carts.broken = true
+	}
+	s.turn(a, Draining)
+	s.run(5 * time.Second)
+	expect(t, "handed over", a.HandedOver(), true)
+	expect(t, "carts", len(s.actors[1].carts.carts), carts-saved/2)
+}
+
 // What a newcomer refuses, it is not taken to have.
 func TestNewcomerThatRefusesIsNotCovered(t *testing.T) {
 	s := connected(t, 3)

@@ -340,9 +340,6 @@ func (c *Core) choose(p *peer, s *session, seeded *slotSet) (about slotSet, some
 	s.give = s.give.or(&lacking)
 	s.both = s.both.without(&s.give)
 	s.partial = s.both != p.both
-	if p.unloadable && c.draining {
-		s.bare = s.bare.or(&s.gives)
-	}
 	about = s.both.or(&s.give)
 	if about.empty() && s.bare.empty() {
 		c.close(p, c.o.Now())
