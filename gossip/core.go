@@ -93,6 +93,7 @@ type peer struct {
 	told      bool          // the peer said its clock
 
 	repair
+	cover
 	counters Counters
 	lastErr  string
 
@@ -352,7 +353,8 @@ func (c *Core) Peers() (n int) {
 	return n
 }
 
-// HandedOver reports whether enough peers have all that this node has, as far as it knows; once it drains, all that
+// HandedOver reports whether enough peers have all that this node has, or all of it that the database lacks where they
+// cannot read that, as far as it knows; once it drains, all that
 // it had acknowledged before. In a region where not every node owns everything, only a node that drains has handed
 // over, when all it holds is safe with its owners.
 func (c *Core) HandedOver() bool {
@@ -367,8 +369,8 @@ func (c *Core) HandedOver() bool {
 			idle = false
 			continue
 		}
-		gives := c.gives(p)
-		if p.owns == allSlots && !p.needsSync && gives.empty() {
+		gives, lacking := c.gives(p), p.both.without(&p.covered)
+		if p.owns == allSlots && (!p.needsSync || lacking.empty()) && gives.empty() {
 			abreast++
 		}
 	}

@@ -121,9 +121,9 @@ func (c *Core) release() {
 func (p *peer) lacks(slot int) {
 	var one slotSet
 	one.add(slot)
-	p.given = p.given.without(&one)
+	p.given, p.covered = p.given.without(&one), p.covered.without(&one)
 	if p.own != nil {
-		p.own.gives = p.own.gives.without(&one)
+		p.own.gives, p.own.cover = p.own.gives.without(&one), p.own.cover.without(&one)
 	}
 }
 
