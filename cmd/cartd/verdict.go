@@ -54,6 +54,7 @@ func judge(z *status) []finding {
 		all.backlog(z)
 	}
 	all.links(z)
+	all.slots(z)
 	all.clock(z)
 	all.refusals(z)
 	all.keys(z)
@@ -189,6 +190,12 @@ func (all *findings) links(z *status) {
 		case lag > slowPeer:
 			all.add(atRisk, "link", "%s lags by %s; changes not acknowledged: %d", shortName(l.Peer), inWords(lag), l.BacklogItems)
 		}
+	}
+}
+
+func (all *findings) slots(z *status) {
+	if z.Slots != nil && z.Slots.UnderReplicated > 0 && z.Linked >= z.Needed { // else all of them are
+		all.add(atRisk, "slots", "with fewer than %d live owners: %d; their writes go to other nodes, or the database", z.Needed+1, z.Slots.UnderReplicated)
 	}
 }
 
