@@ -256,8 +256,8 @@ func (n *node) busy() bool {
 	return slices.ContainsFunc(n.world.activities, func(a *activity) bool { return a.owner == n && a.request != nil })
 }
 
-// drain ends the process in good order: it finishes the requests that it is at, saves what the database lacks, or leaves that to enough others, and
-// closes its Service.
+// drain ends the process in good order: it finishes the requests that it is at, saves what the database lacks, or
+// leaves that to enough others, and closes its Service.
 func (n *node) drain() {
 	w := n.world
 	w.until(patience+slack, func() bool { return n.dead || !n.busy() })
