@@ -93,6 +93,7 @@ type peer struct {
 	told      bool          // the peer said its clock
 
 	repair
+	cover
 	counters Counters
 	lastErr  string
 
@@ -117,14 +118,17 @@ func NewCore(o CoreOptions) *Core {
 	return c
 }
 
-// SetSelf tells what this process is, where that was not known when the Core was made. It comes before anything
-// else.
-func (c *Core) SetSelf(self Member) {
+// SetSelf tells what this process is, where that was not known when the Core was made, and whether there are others
+// to meet: then Carts are told of no slots before one of them is met, or a while has passed. It comes before
+// anything else.
+func (c *Core) SetSelf(self Member, others bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.o.Self = self
 	c.replace()
-	c.held.tellAt = c.o.Now().Add(keepAfter) // it meets others only now
+	if others {
+		c.held.tellAt = c.o.Now().Add(meetFor)
+	}
 }
 
 // find returns where the peer of a start id is in peers, or would be.
@@ -214,6 +218,9 @@ func (c *Core) Up(m Member, wire uint64) error {
 		p.met, p.needsSync = true, true
 	}
 	c.replace()
+	if soon := now.Add(keepAfter); !c.held.told && soon.Before(c.held.tellAt) {
+		c.held.tellAt = soon
+	}
 	p.compareSoon(c.o.Self.Start, now)
 	c.startRepairs(now)
 	c.sendOwed(p)
@@ -346,7 +353,8 @@ func (c *Core) Peers() (n int) {
 	return n
 }
 
-// HandedOver reports whether enough peers have all that this node has, as far as it knows; once it drains, all that
+// HandedOver reports whether enough peers have all that this node has, or all of it that the database lacks where they
+// cannot read that, as far as it knows; once it drains, all that
 // it had acknowledged before. In a region where not every node owns everything, only a node that drains has handed
 // over, when all it holds is safe with its owners.
 func (c *Core) HandedOver() bool {
@@ -361,8 +369,8 @@ func (c *Core) HandedOver() bool {
 			idle = false
 			continue
 		}
-		gives := c.gives(p)
-		if p.owns == allSlots && !p.needsSync && gives.empty() {
+		gives, lacking := c.gives(p), p.both.without(&p.covered)
+		if p.owns == allSlots && (!p.needsSync || lacking.empty()) && gives.empty() {
 			abreast++
 		}
 	}

@@ -8,6 +8,9 @@ import (
 // keepAfter is how long Carts are not told of slots that came or went, since more may do so.
 const keepAfter = 200 * time.Millisecond
 
+// meetFor is how long they are told of none while this node has met nobody: alone it would own all.
+const meetFor = 2 * time.Second
+
 // held are the slots that this node does not own and keeps all the same, since it may have something of them that
 // not all of their owners have.
 type held struct {
@@ -118,9 +121,9 @@ func (c *Core) release() {
 func (p *peer) lacks(slot int) {
 	var one slotSet
 	one.add(slot)
-	p.given = p.given.without(&one)
+	p.given, p.covered = p.given.without(&one), p.covered.without(&one)
 	if p.own != nil {
-		p.own.gives = p.own.gives.without(&one)
+		p.own.gives, p.own.cover = p.own.gives.without(&one), p.own.cover.without(&one)
 	}
 }
 

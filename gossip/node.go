@@ -182,7 +182,7 @@ func (n *Node) Start(ctx context.Context) (err error) {
 	if err := self.check(); err != nil {
 		return err
 	}
-	n.core.SetSelf(self)
+	n.core.SetSelf(self, len(n.o.Join) > 0)
 	if err := n.members.start(n.o, transport); err != nil {
 		return fmt.Errorf("gossip: %w", err)
 	}

@@ -337,6 +337,7 @@ type eventCarts struct {
 	carts  map[[16]byte]vector
 	slots  [Slots][][16]byte // their ids, in order
 	seeded bool
+	stored map[[16]byte]bool // carts of which the database lacks nothing
 
 	refuse    func(id [16]byte) bool // payloads that are refused
 	broken    bool                   // nothing can be loaded
@@ -495,6 +496,29 @@ func (c *eventCarts) EachVersion(from [16]byte, yield func(id [16]byte, version 
 }
 
 func compareIDs(a, b [16]byte) int { return bytes.Compare(a[:], b[:]) }
+
+// EachUnsaved is EachVersion: nothing is stored but what a test says.
+func (c *eventCarts) EachUnsaved(from [16]byte, yield func(id [16]byte, version uint64) bool) {
+	c.EachVersion(from, func(id [16]byte, version uint64) bool { return c.stored[id] || yield(id, version) })
+}
+
+// Unsaved loads nothing.
+func (c *eventCarts) Unsaved(_ context.Context, id [16]byte) (payloads [][]byte, err error) {
+	if v, known := c.carts[id]; known && !c.stored[id] {
+		payloads = [][]byte{append(v.encode(), padding...)}
+	}
+	return payloads, nil
+}
+
+// save has the database take carts from..to-1.
+func (c *eventCarts) save(from, to int) {
+	if c.stored == nil {
+		c.stored = make(map[[16]byte]bool)
+	}
+	for n := from; n < to; n++ {
+		c.stored[cartID(n)] = true
+	}
+}
 
 // put sets a cart.
 func (c *eventCarts) put(id [16]byte, v vector) {

@@ -104,9 +104,7 @@ func (w *world) resize() {
 // leave stops the process of a machine in good order, for good.
 func (w *world) leave(m *machine) {
 	w.stop(m.process)
-	if m.used = !m.process.dead; !m.used {
-		w.count["leaves"]++
-	}
+	w.count["leaves"]++
 }
 
 // last sleeps for a time between two bounds, or until everything is to be put right.
@@ -235,16 +233,14 @@ func (w *world) drainOne() {
 	if n == nil || !w.complete() || !w.plan.shared || !w.check.cameBack() {
 		return
 	}
-	if w.stop(n); !n.dead {
-		return
-	}
+	w.stop(n)
 	w.last(50*time.Millisecond, 2*time.Second)
 	if n.machine.process == n {
 		w.boot(n.machine)
 	}
 }
 
-// stop stops a process in good order, unless it stays since it is needed.
+// stop stops a process in good order.
 func (w *world) stop(n *node) {
 	n.leaving = true
 	n.announce(gossip.Draining)
@@ -255,10 +251,6 @@ func (w *world) stop(n *node) {
 	n.closed = true
 	if !n.dead {
 		n.drain()
-	}
-	if !n.dead {
-		n.leaving, n.closed = false, false
-		n.announce(gossip.Active)
 	}
 }
 
