@@ -222,7 +222,7 @@ const (
 	healIn    = 5 * time.Second  // all replicas are equal after the last link is up, and it is clear who owns them
 	makeRoom  = 10 * time.Second // where memory is short: what was refused waits for the database to have the rest
 	saveIn    = 12 * time.Second // and the database has all: as long as the third owner waits
-	letGoIn   = 15 * time.Second // and nobody keeps what is not its own
+	letGoIn   = 25 * time.Second // and nobody keeps what is not its own: as long as who is no owner waits to save it
 	lookIn    = time.Minute      // a node looks for what the database has no more
 )
 
