@@ -148,6 +148,16 @@ var plantedBugs = []planted{
 		[]string{"dirty-read", "lost-write", "convergence"},
 	},
 	{
+		"give a newcomer nothing of what the database lacks", "gossip/cover.go",
+		"if !known.has(slot) {", "if false {",
+		[]string{"dirty-read", "lost-write"},
+	},
+	{
+		"be ready before the others gave what the database lacks", "gossip/cover.go",
+		"case p.up && p.needsSync && !left.empty():", "case false:",
+		[]string{"dirty-read", "lost-write"},
+	},
+	{
 		"forget a site that was lost", "gossip/placement.go",
 		"case now.Sub(p.left) < replaceAfter:", "case false:",
 		[]string{"placement"},
