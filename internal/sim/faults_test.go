@@ -26,7 +26,7 @@ var faults = []fault{
 	{6, (*world).slow},
 	{6, (*world).stall},
 	{6, (*world).goBack},
-	{6, (*world).restartAll},
+	{20, (*world).restartAll},
 }
 
 // disturb begins one fault.
@@ -226,16 +226,20 @@ const restartIn = 15 * time.Second
 // place: the next one only when the region is whole again.
 func (w *world) restartAll() {
 	d := w.database
-	if !w.plan.shared || w.plan.most > w.plan.nodes || d.down || d.hung || w.parted || !w.whole() || !w.mayCrash() {
+	if !w.plan.shared || w.plan.most > w.plan.nodes || w.parted {
 		return
 	}
 	w.parted = true
 	defer func() { w.parted = false }()
+	ready := func() bool { return w.whole() && w.mayCrash() }
+	if !w.until(restartIn, ready) || d.down || d.hung || isClosed(w.healing) {
+		return
+	}
 	w.count["restarts of all"]++
 	w.trace("%s is down, and all processes restart", d.name)
 	d.down, d.changed = true, w.now
 	for _, m := range w.machines {
-		if !w.until(restartIn, func() bool { return w.whole() && w.mayCrash() }) || isClosed(w.healing) || !w.restart(m) {
+		if !w.until(restartIn, ready) || isClosed(w.healing) || !w.restart(m) {
 			break
 		}
 	}
@@ -255,7 +259,6 @@ func (w *world) restart(m *machine) bool {
 	} else {
 		w.fault(func(w *world) { w.stop(n) })
 		if !w.until(restartIn, func() bool { return n.dead }) {
-			w.count["restarts that wait"]++
 			d.down, d.changed = false, w.now
 			w.trace("%s is up, for %s cannot leave", d.name, n.name())
 			w.until(flushTimeout, func() bool { return n.dead })
