@@ -149,12 +149,12 @@ var plantedBugs = []planted{
 	},
 	{
 		"give a newcomer nothing of what the database lacks", "gossip/cover.go",
-		"if !known.has(slot) {", "if false {",
+		"if !known.has(slot) {", "if !known.has(slot) && false {",
 		[]string{"dirty-read", "lost-write"},
 	},
 	{
 		"be ready before the others gave what the database lacks", "gossip/cover.go",
-		"case p.up && p.needsSync && !left.empty():", "case false:",
+		"p.needsSync && !left.empty():", "p.needsSync && !left.empty() && false:",
 		[]string{"dirty-read", "lost-write"},
 	},
 	{
