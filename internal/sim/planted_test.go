@@ -150,7 +150,7 @@ var plantedBugs = []planted{
 	{
 		"give a newcomer nothing of what the database lacks", "gossip/cover.go",
 		"if !known.has(slot) {", "if !known.has(slot) && false {",
-		[]string{"dirty-read", "lost-write"},
+		[]string{"dirty-read", "lost-write", "part"},
 	},
 	{
 		"be ready before the others gave what the database lacks", "gossip/cover.go",
