@@ -300,8 +300,8 @@ func (c *checker) heldBy(s *subject, what extent, need int) (missing set, lackin
 	return short, erased < need
 }
 
-// settle forgets the deaths whose consequences are over: nothing that the dead sent is under way, and
-// everything that anybody has is held as safely as if they were alive.
+// settle forgets the deaths whose consequences are over: nothing that the dead sent is under way, and either
+// everything that anybody has is held as safely as if they were alive, or an operator would take them for replaced.
 func (c *checker) settle() {
 	w := c.world
 	if len(w.exposed) == 0 {
@@ -314,6 +314,11 @@ func (c *checker) settle() {
 				return
 			}
 		}
+	}
+	if w.whole() && !slices.ContainsFunc(w.exposed, func(dead *node) bool { return !dead.machine.process.complete }) {
+		w.count["replaced"]++
+		w.exposed = nil
+		return
 	}
 	for _, s := range c.subjects {
 		known := extent{}

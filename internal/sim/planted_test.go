@@ -137,6 +137,16 @@ var plantedBugs = []planted{
 		"c.hold(lost)", "_ = lost",
 		[]string{"dirty-read", "lost-write", "convergence"},
 	},
+	{
+		"give a newcomer nothing of what the database lacks", "gossip/cover.go",
+		"if !known.has(slot) {", "if !known.has(slot) && false {",
+		[]string{"dirty-read", "lost-write", "part"},
+	},
+	{
+		"be ready before the others gave what the database lacks", "gossip/cover.go",
+		"p.needsSync && !left.empty():", "p.needsSync && !left.empty() && false:",
+		[]string{"dirty-read", "lost-write"},
+	},
 }
 
 // TestPlantedBugs checks that the checkers check something: with any of these bugs in the sources, some
