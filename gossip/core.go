@@ -104,7 +104,8 @@ type peer struct {
 		held     []func(uint64)
 		refused  []refused
 		refusals []refusal
-		slots    []int // of the items that Carts hold
+		slots    []int   // of the items that Carts hold
+		untaken  slotSet // of those that they do not
 	}
 }
 
