@@ -341,7 +341,7 @@ type eventCarts struct {
 
 	refuse    func(id [16]byte) bool // payloads that are refused
 	broken    bool                   // nothing can be loaded
-	stateless bool                   // no state can be loaded
+	stateless bool                   // no payload can be made of a cart
 	tolerant  bool                   // payloads and vectors that are not from a test are taken
 	marks     []string
 	lost      []uint64
@@ -502,8 +502,11 @@ func (c *eventCarts) EachUnsaved(from [16]byte, yield func(id [16]byte, version 
 	c.EachVersion(from, func(id [16]byte, version uint64) bool { return c.stored[id] || yield(id, version) })
 }
 
-// Unsaved loads nothing.
+// Unsaved loads nothing, so it does not mind what is broken.
 func (c *eventCarts) Unsaved(_ context.Context, id [16]byte) (payloads [][]byte, err error) {
+	if c.stateless {
+		return nil, errBroken
+	}
 	if v, known := c.carts[id]; known && !c.stored[id] {
 		payloads = [][]byte{append(v.encode(), padding...)}
 	}
