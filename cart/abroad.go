@@ -35,7 +35,7 @@ func (x *crossings) take() []*resident {
 // those that do so in the next few milliseconds. r.mu is held.
 func (r *resident) cross(c *change) {
 	s := r.service
-	if c.delta == nil || s.replicator.Abroad() == 0 {
+	if c.delta == nil || s.replicator == nil || s.replicator.Abroad() == 0 {
 		return
 	}
 	switch {
