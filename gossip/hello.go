@@ -24,6 +24,7 @@ const (
 var (
 	errLabel  = errors.New("another label")
 	errRegion = errors.New("another region")
+	errBridge = errors.New("another region, and one of the two is no bridge") // now: who is one, some hear late
 	errWire   = errors.New("no common version of the frames")
 )
 
@@ -84,7 +85,9 @@ func (h hello) agree(theirs hello) (wire uint64, err error) {
 	switch {
 	case theirs.label != h.label:
 		return 0, fmt.Errorf("%w: %q, and here it is %q", errLabel, theirs.label, h.label)
-	case theirs.Region != h.Region && !(h.Bridge && theirs.Bridge):
+	case theirs.Region != h.Region && h.Bridge != theirs.Bridge:
+		return 0, fmt.Errorf("%w: %q, and here it is %q", errBridge, theirs.Region, h.Region)
+	case theirs.Region != h.Region && !h.Bridge:
 		return 0, fmt.Errorf("%w: %q, and here it is %q", errRegion, theirs.Region, h.Region)
 	case wire < max(h.MinWire, theirs.MinWire):
 		return 0, fmt.Errorf("%w: %d to %d there, %d to %d here", errWire,

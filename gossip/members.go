@@ -20,6 +20,10 @@ import (
 const (
 	joinsAtOnce = 16
 	tellFor     = time.Second // how long a node waits until it has told somebody that it changed, or leaves
+
+	// wanPushPull is how often a node compares what it knows of all regions with another one: what was told meanwhile
+	// does not reach everybody, and who is a bridge is to be known soon.
+	wanPushPull = 15 * time.Second
 )
 
 // members are the processes of a pool, the region or all regions, as memberlist knows them.
@@ -39,7 +43,7 @@ type members struct {
 	list    *memberlist.Memberlist // nil before start and after stop
 	stopped bool
 
-	telling sync.Mutex // held while this process tells of itself
+	telling chan struct{} // has one while this process tells of itself
 }
 
 func newMembers(o Options, refused *refusals) (*members, error) {
@@ -53,6 +57,7 @@ func newMembers(o Options, refused *refusals) (*members, error) {
 		o:       o,
 		refused: refused,
 		changed: make(chan struct{}, 1),
+		telling: make(chan struct{}, 1),
 		gate:    gate,
 		ring:    ring,
 		self:    o.Member,
@@ -87,6 +92,7 @@ func (m *members) start() error {
 	c := memberlist.DefaultLANConfig()
 	if m.o.everyRegion {
 		c = memberlist.DefaultWANConfig()
+		c.PushPullInterval = wanPushPull
 	}
 	c.Name = m.self.Name
 	c.Transport = m.transport
@@ -114,8 +120,8 @@ func (m *members) leave(ctx context.Context) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		patience = min(patience, time.Until(deadline))
 	}
-	m.telling.Lock()
-	defer m.telling.Unlock()
+	m.telling <- struct{}{}
+	defer func() { <-m.telling }()
 	m.mu.Lock()
 	list := m.list
 	m.mu.Unlock()
@@ -148,8 +154,8 @@ func (m *members) setState(state MemberState) {
 
 // tell changes what this process tells of itself and returns when another one knows, or after a second.
 func (m *members) tell(change func(self *Member)) {
-	m.telling.Lock()
-	defer m.telling.Unlock()
+	m.telling <- struct{}{}
+	defer func() { <-m.telling }()
 	m.mu.Lock()
 	change(&m.self)
 	list := m.list

@@ -18,7 +18,9 @@ type wan struct {
 
 func newWAN(n *Node) (*wan, error) {
 	pool, err := newMembers(n.o.ofWAN(), n.refused)
-	return &wan{node: n, pool: pool, dials: newDials(n.dial, n.o.Logger), region: make(chan struct{}, 1)}, err
+	w := &wan{node: n, pool: pool, dials: newDials(n.dial, n.o.Logger), region: make(chan struct{}, 1)}
+	poke(w.region) // it may be all of the region
+	return w, err
 }
 
 // isBridge reports whether this process says that it is one.
