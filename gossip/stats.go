@@ -7,7 +7,9 @@ import (
 
 // Status is what there is to see of a Core.
 type Status struct {
-	Links     []LinkStatus    `json:"links"`    // by start id of the peer
+	Links     []LinkStatus    `json:"links"`    // with peers of the region, by start id of the peer
+	Bridge    bool            `json:"bridge"`   // this node talks to other regions
+	Regions   []RegionStatus  `json:"regions"`  // the others
 	Counters  Counters        `json:"counters"` // of all peers since the start, those that were forgotten included
 	Placement PlacementStatus `json:"placement"`
 }
@@ -102,7 +104,7 @@ func (c *Core) Status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.o.Now()
-	s := Status{Links: make([]LinkStatus, 0, len(c.peers)), Counters: c.forgotten}
+	s := Status{Links: make([]LinkStatus, 0, len(c.peers)), Bridge: c.bridge, Regions: c.regions(now), Counters: c.forgotten}
 	s.Placement = PlacementStatus{
 		Sites: len(c.placement.sites),
 		Own:   c.placement.own.len(),
@@ -118,7 +120,11 @@ func (c *Core) Status() Status {
 	}
 	for _, p := range c.peers {
 		s.Links = append(s.Links, p.status(now))
-		s.Counters.add(&p.counters)
+	}
+	for _, peers := range c.everywhere() {
+		for _, p := range peers {
+			s.Counters.add(&p.counters)
+		}
 	}
 	return s
 }
