@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -48,9 +50,12 @@ type Core struct {
 	o CoreOptions
 
 	mu        sync.Mutex
-	peers     []*peer // of the region, by start id
-	abroad    []*peer // of other regions, by start id
-	bridge    bool    // this node talks to other regions
+	peers     []*peer   // of the region, by start id
+	abroad    []*peer   // bridges of other regions, by start id
+	bridge    bool      // this node talks to other regions
+	regions   []*region // the others that this node has heard of, by name
+	wordAt    time.Time // when it is to tell of regions
+	tickets   tickets
 	placement placement
 	held      held
 	forwards  forwards
@@ -61,13 +66,16 @@ type Core struct {
 	anywayAt  time.Time
 	draining  bool     // this node is about to leave
 	forgotten Counters // of the peers that were forgotten
+
+	holdersAbroad    atomic.Int64 // processes of other regions that are there to hold a change
+	refusedCrossings uint64       // that name no region that is known, or may be told of
 }
 
 // peer is another process of the region, or a bridge of another one, from when it is a member or has a link until
-// forgetAfter after it is and has neither. Its outbox is filled all that time, unless it is abroad.
+// forgetAfter after it is and has neither. Its outbox is filled all that time. Or it is a remote one, without a link.
 type peer struct {
 	start  uint64    // never changes, nor does abroad; the mutex guards everything else
-	abroad bool      // of another region
+	abroad bool      // a bridge of another region
 	who    Member    // as SetMembers or SetBridges told last, or Up before that
 	member bool      // as SetMembers or SetBridges told last
 	left   time.Time // when it ceased to be a member, or its link went down after that
@@ -96,6 +104,7 @@ type peer struct {
 	told      bool          // the peer said its clock
 
 	repair
+	remote
 	counters Counters
 	lastErr  string
 
@@ -132,16 +141,10 @@ func (c *Core) SetSelf(self Member) {
 
 // find returns where the peer of a start id is among peers, or would be.
 func find(peers []*peer, start uint64) (int, bool) {
-	return slices.BinarySearchFunc(peers, start, func(p *peer, start uint64) int {
-		switch {
-		case p.start < start:
-			return -1
-		case p.start > start:
-			return 1
-		}
-		return 0
-	})
+	return slices.BinarySearchFunc(peers, start, func(p *peer, start uint64) int { return cmp.Compare(p.start, start) })
 }
+
+func byStart(a, b *peer) int { return cmp.Compare(a.start, b.start) }
 
 // peer returns the peer of the region that has a start id, or nil.
 func (c *Core) peer(start uint64) *peer {
@@ -169,6 +172,7 @@ func (c *Core) meet(m Member) *peer {
 	peers, abroad := &c.peers, m.Region != c.o.Self.Region
 	if abroad {
 		peers = &c.abroad
+		c.meetRegion(m.Region)
 	}
 	i, found := find(*peers, m.Start)
 	if !found {
@@ -240,6 +244,7 @@ func (c *Core) Up(m Member, wire uint64) error {
 		c.startRepairs(now)
 		c.sendOwed(p)
 	}
+	c.wordAt = now
 	c.o.Wake(p.start)
 	c.mu.Unlock()
 	over.call()
@@ -268,6 +273,7 @@ func (c *Core) down(p *peer, why error) answers {
 		p.lastErr = why.Error()
 	}
 	p.out.rewind()
+	c.dropWays(p)
 	if p.abroad {
 		return nil
 	}
@@ -305,6 +311,9 @@ func (c *Core) Tick() (stale []uint64) {
 	if at := c.held.tellAt; !at.IsZero() && !now.Before(at) {
 		c.tell()
 	}
+	c.forgetWays(now)
+	c.tellRegions(now)
+	c.expireTickets(now)
 	c.startRepairs(now)
 	over := c.overdue(now)
 	c.mu.Unlock()
@@ -399,10 +408,11 @@ func (c *Core) HandedOver() bool {
 	return c.draining && idle && c.held.slots.empty()
 }
 
-// Alive reports whether the process of a start id is this one, or a peer that can be counted on.
+// Alive reports whether the process of a start id is this one, or a peer that can be counted on, or one of another
+// region that can be reached.
 func (c *Core) Alive(holder uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p := c.peer(holder)
-	return holder == c.o.Self.Start || p != nil && p.stays()
+	return holder == c.o.Self.Start || p != nil && p.stays() || c.aliveAbroad(holder)
 }

@@ -15,13 +15,7 @@ const maxBridges = 2
 // loss of one changes one at most. Two processes at one address, one of which is no more, are elected both.
 func elect(members []Member) (bridges []Member) {
 	candidates := slices.DeleteFunc(slices.Clone(members), func(m Member) bool { return !m.WAN || m.State != Active })
-	slices.SortFunc(candidates, func(a, b Member) int {
-		return cmp.Or(
-			cmp.Compare(addressScore(b.GossipAddr), addressScore(a.GossipAddr)),
-			cmp.Compare(a.GossipAddr, b.GossipAddr),
-			cmp.Compare(a.Start, b.Start),
-		)
-	})
+	slices.SortFunc(candidates, byElection)
 	addresses, last := 0, ""
 	for _, m := range candidates {
 		if m.GossipAddr != last {
@@ -33,6 +27,15 @@ func elect(members []Member) (bridges []Member) {
 		bridges = append(bridges, m)
 	}
 	return bridges
+}
+
+// byElection orders the candidates of an election, the best first.
+func byElection(a, b Member) int {
+	return cmp.Or(
+		cmp.Compare(addressScore(b.GossipAddr), addressScore(a.GossipAddr)),
+		cmp.Compare(a.GossipAddr, b.GossipAddr),
+		cmp.Compare(a.Start, b.Start),
+	)
 }
 
 // addressScore is the same for whoever runs at an address, and unlike for similar addresses.

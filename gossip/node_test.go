@@ -118,6 +118,12 @@ func (w *words) Compare(_ context.Context, id [16]byte, vector []byte) (ahead, b
 	return ahead, behind, nil
 }
 
+func (w *words) Arrive(_ string, _ bool, id [16]byte, payload []byte) (held, lacks bool) {
+	return w.Deliver(0, id, payload)
+}
+
+func (w *words) Durable(_ context.Context, id [16]byte) ([]byte, error) { return w.all(id), nil }
+
 func (w *words) State(_ context.Context, id [16]byte) ([]byte, func(uint64), error) {
 	return w.all(id), func(uint64) {}, nil
 }

@@ -68,6 +68,7 @@ type placement struct {
 	expires time.Time // when a site that was lost is out; zero if none was
 
 	own   slotSet       // slots that this node owns
+	lead  slotSet       // of these, those whose first live owner it is
 	place [Slots]uint16 // of this node among the live owners; for a slot that it does not own, their number
 	homes []uint16      // slots whose first live owner this node is
 	short int           // slots with no more live owners than nodes may fail at once
@@ -228,6 +229,7 @@ func (c *Core) replace() {
 		p.owns = slotSet{}
 	}
 	var own slotSet
+	at.lead = slotSet{}
 	at.homes, at.short = at.homes[:0], 0
 	for slot := range Slots {
 		place, live := -1, 0
@@ -246,6 +248,7 @@ func (c *Core) replace() {
 		}
 		if place == 0 {
 			at.homes = append(at.homes, uint16(slot))
+			at.lead.add(slot)
 		}
 		if live <= c.o.Tolerate {
 			at.short++
@@ -256,6 +259,7 @@ func (c *Core) replace() {
 		at.place[slot] = uint16(place)
 	}
 	c.move(own)
+	c.wordAt = c.o.Now()
 }
 
 // Home returns a slot whose first live owner is this node, drawn at random, or -1 where there is none.

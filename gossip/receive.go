@@ -34,12 +34,7 @@ func (c *Core) Receive(start uint64, frame []byte) error {
 	if err != nil || !fresh {
 		return err
 	}
-	var todo []item
-	if p.abroad {
-		err = c.takeAbroad(p, &r)
-	} else {
-		todo, err = c.takeItems(p, &r)
-	}
+	todo, err := c.takeItems(p, &r)
 
 	c.mu.Lock()
 	for _, slot := range p.reading.slots {
@@ -146,6 +141,10 @@ func (c *Core) takeAck(p *peer, h *header) {
 	}
 	for _, r := range p.reading.refused {
 		p.counters.RefusedByPeer++
+		if p.abroad {
+			c.loseOn(p)
+			continue
+		}
 		switch {
 		case r.kind == kindDelta && r.lacks:
 			c.owe(p, r.id)
@@ -194,7 +193,15 @@ func (c *Core) takeItems(p *peer, r *reader) (todo []item, err error) {
 				break
 			}
 		}
+		if !it.travels(p.abroad) {
+			r.fail("an item of kind %d on a link", it.kind)
+			break
+		}
 		switch it.kind {
+		case kindRegion:
+			c.takeRegion(p, &it)
+		case kindCross:
+			c.takeCross(p, &it)
 		case kindDelta, kindState:
 			if held, lacks := c.o.Carts.Deliver(p.start, it.id, it.body); held {
 				p.reading.slots = append(p.reading.slots, SlotOf(it.id))

@@ -346,6 +346,8 @@ type eventCarts struct {
 	lost      []uint64
 	delivered int // payloads
 	states    int // of these, whole carts
+	arrived   int // of these, from another region
+	asked     int // of these, such as are not durable there
 
 	keeps     int // calls of Keep
 	own, held slotSet
@@ -429,6 +431,14 @@ func (c *eventCarts) Deliver(_ uint64, id [16]byte, payload []byte) (held, lacks
 	}
 	c.put(id, v)
 	return true, false
+}
+
+func (c *eventCarts) Arrive(_ string, durable bool, id [16]byte, payload []byte) (held, lacks bool) {
+	c.arrived++
+	if !durable {
+		c.asked++
+	}
+	return c.Deliver(0, id, payload)
 }
 
 func (c *eventCarts) Mark(from uint64, id [16]byte, mark []byte) {
@@ -543,6 +553,11 @@ func (c *eventCarts) State(_ context.Context, id [16]byte) ([]byte, func(uint64)
 		return nil, nil, nil
 	}
 	return append(v.encode(), padding...), func(holder uint64) { c.actor.scene.expectHeld(holder, id, v) }, nil
+}
+
+func (c *eventCarts) Durable(ctx context.Context, id [16]byte) ([]byte, error) {
+	payload, _, err := c.State(ctx, id)
+	return payload, err
 }
 
 func (c *eventCarts) Lost(peer uint64) { c.lost = append(c.lost, peer) }
