@@ -22,6 +22,12 @@ func (k kind) crosses() bool {
 
 // encode returns the encoding as an item. The id of the cart is in it once.
 func (x *crossing) encode() []byte {
+	it := x.wrap()
+	return it.encode()
+}
+
+// wrap returns the crossing as an item.
+func (x *crossing) wrap() item {
 	b := make([]byte, 0, 4*9+1+3*9+len(x.item.body))
 	b = appendUint(b, x.from)
 	b = appendUint(b, x.origin)
@@ -31,8 +37,7 @@ func (x *crossing) encode() []byte {
 	b = appendUint(b, x.item.n)
 	b = appendUint(b, x.item.m)
 	b = append(b, x.item.body...)
-	it := item{kind: kindCross, id: x.item.id, n: x.to, m: x.process, body: b}
-	return it.encode()
+	return item{kind: kindCross, id: x.item.id, n: x.to, m: x.process, body: b}
 }
 
 // decodeCrossing reads a crossing, whose body is shared with the item.
