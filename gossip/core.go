@@ -48,7 +48,9 @@ type Core struct {
 	o CoreOptions
 
 	mu        sync.Mutex
-	peers     []*peer // by start id
+	peers     []*peer // of the region, by start id
+	abroad    []*peer // of other regions, by start id
+	bridge    bool    // this node talks to other regions
 	placement placement
 	fetches   []*fetch // not answered, oldest first
 	requests  uint64   // fetches ever begun
@@ -59,12 +61,13 @@ type Core struct {
 	forgotten Counters // of the peers that were forgotten
 }
 
-// peer is another process of the region, from when it is a member or has a link until forgetAfter
-// after it is and has neither. Its outbox is filled all that time.
+// peer is another process of the region, or a bridge of another one, from when it is a member or has a link until
+// forgetAfter after it is and has neither. Its outbox is filled all that time, unless it is abroad.
 type peer struct {
-	start  uint64    // never changes; the mutex guards everything else
-	who    Member    // as SetMembers or Up told last
-	member bool      // as SetMembers told last
+	start  uint64    // never changes, nor does abroad; the mutex guards everything else
+	abroad bool      // of another region
+	who    Member    // as SetMembers, SetBridges or Up told last
+	member bool      // as SetMembers or SetBridges told last
 	left   time.Time // when it ceased to be a member, or its link went down after that
 	up     bool      // its link is
 	// draining is what the peer's last frame said: it is about to leave.
@@ -111,9 +114,9 @@ func NewCore(o CoreOptions) *Core {
 	return c
 }
 
-// find returns where the peer of a start id is in peers, or would be.
-func (c *Core) find(start uint64) (int, bool) {
-	return slices.BinarySearchFunc(c.peers, start, func(p *peer, start uint64) int {
+// find returns where the peer of a start id is among peers, or would be.
+func find(peers []*peer, start uint64) (int, bool) {
+	return slices.BinarySearchFunc(peers, start, func(p *peer, start uint64) int {
 		switch {
 		case p.start < start:
 			return -1
@@ -124,30 +127,39 @@ func (c *Core) find(start uint64) (int, bool) {
 	})
 }
 
-// peer returns the peer of a start id, or nil.
+// peer returns the peer of the region that has a start id, or nil.
 func (c *Core) peer(start uint64) *peer {
-	if i, found := c.find(start); found {
+	if i, found := find(c.peers, start); found {
 		return c.peers[i]
 	}
 	return nil
 }
 
-// linked returns the peer of a start id if its link is up, or nil.
+// linked returns the peer of a start id, of whatever region, if its link is up, or nil.
 func (c *Core) linked(start uint64) *peer {
-	if p := c.peer(start); p != nil && p.up {
-		return p
+	for _, peers := range c.everywhere() {
+		if i, found := find(peers, start); found && peers[i].up {
+			return peers[i]
+		}
 	}
 	return nil
 }
 
+// everywhere returns the peers of the region and those abroad.
+func (c *Core) everywhere() [2][]*peer { return [2][]*peer{c.peers, c.abroad} }
+
 // meet returns the peer that m tells of, which may be a new one.
 func (c *Core) meet(m Member) *peer {
-	i, found := c.find(m.Start)
-	if !found {
-		c.peers = slices.Insert(c.peers, i, &peer{start: m.Start, out: outbox{limit: c.o.MaxOutbox}})
+	peers, abroad := &c.peers, m.Region != c.o.Self.Region
+	if abroad {
+		peers = &c.abroad
 	}
-	c.peers[i].who = m
-	return c.peers[i]
+	i, found := find(*peers, m.Start)
+	if !found {
+		*peers = slices.Insert(*peers, i, &peer{start: m.Start, abroad: abroad, out: outbox{limit: c.o.MaxOutbox}})
+	}
+	(*peers)[i].who = m
+	return (*peers)[i]
 }
 
 // SetMembers tells which processes of the region are alive. This one may be among them.
@@ -159,15 +171,19 @@ func (c *Core) SetMembers(members []Member) {
 			c.meet(m)
 		}
 	}
-	now := c.o.Now()
-	for _, p := range c.peers {
+	present(c.peers, members, c.o.Now())
+	c.replace() // a zone may have changed
+}
+
+// present notes which peers are members.
+func present(peers []*peer, members []Member, now time.Time) {
+	for _, p := range peers {
 		is := slices.ContainsFunc(members, func(m Member) bool { return m.Start == p.start })
 		if p.member && !is {
 			p.left = now
 		}
 		p.member = is
 	}
-	c.replace() // a zone may have changed
 }
 
 // Up tells that there is a link with a peer, which speaks a version of the frames. It carries, in order
@@ -181,6 +197,10 @@ func (c *Core) Up(m Member, wire uint64) error {
 		return fmt.Errorf("gossip: version %d of the frames", wire)
 	}
 	c.mu.Lock()
+	if m.Region != c.o.Self.Region && !c.bridge {
+		c.mu.Unlock()
+		return errNoBridge
+	}
 	p := c.meet(m)
 	var over answers
 	if p.up {
@@ -192,12 +212,14 @@ func (c *Core) Up(m Member, wire uint64) error {
 	p.in = inbox{}
 	p.heard, p.exchanged, p.beatAt, p.unechoed = now, now, now, time.Time{}
 	p.clock, p.echo = 0, 0
-	if !p.met {
-		p.met, p.needsSync = true, true
+	if !p.abroad {
+		if !p.met {
+			p.met, p.needsSync = true, true
+		}
+		c.replace()
+		c.compareSoon(p, now)
+		c.sendOwed(p)
 	}
-	c.replace()
-	c.compareSoon(p, now)
-	c.sendOwed(p)
 	c.o.Wake(p.start)
 	c.mu.Unlock()
 	over.call()
@@ -226,6 +248,9 @@ func (c *Core) down(p *peer, why error) answers {
 		p.lastErr = why.Error()
 	}
 	p.out.rewind()
+	if p.abroad {
+		return nil
+	}
 	c.abandon(p)
 	c.replace()
 	c.lost(p)
@@ -242,17 +267,18 @@ func (c *Core) lost(p *peer) {
 func (c *Core) Tick() (stale []uint64) {
 	c.mu.Lock()
 	now := c.o.Now()
-	for _, p := range c.peers {
-		if !p.up {
-			continue
-		}
-		if p.stale(now) {
-			stale = append(stale, p.start)
-		} else if !now.Before(p.beatAt) {
-			c.o.Wake(p.start)
+	for _, peers := range c.everywhere() {
+		for _, p := range peers {
+			switch {
+			case !p.up:
+			case p.stale(now):
+				stale = append(stale, p.start)
+			case !now.Before(p.beatAt):
+				c.o.Wake(p.start)
+			}
 		}
 	}
-	c.forget(now)
+	c.peers, c.abroad = c.forget(c.peers, now), c.forget(c.abroad, now)
 	c.startRepairs(now)
 	over := c.overdue(now)
 	c.mu.Unlock()
@@ -272,9 +298,9 @@ func (p *peer) stale(now time.Time) bool {
 	return now.Sub(since) > deadAfter
 }
 
-// forget drops the peers that left long ago.
-func (c *Core) forget(now time.Time) {
-	c.peers = slices.DeleteFunc(c.peers, func(p *peer) bool {
+// forget returns the peers but those that left long ago.
+func (c *Core) forget(peers []*peer, now time.Time) []*peer {
+	return slices.DeleteFunc(peers, func(p *peer) bool {
 		if p.up || p.member || now.Sub(p.left) < forgetAfter {
 			return false
 		}
@@ -335,6 +361,6 @@ func (c *Core) count(which func(*peer) bool) (n int) {
 func (c *Core) Alive(holder uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p := c.linked(holder)
+	p := c.peer(holder)
 	return holder == c.o.Self.Start || p != nil && p.stays()
 }

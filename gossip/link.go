@@ -327,8 +327,11 @@ func (ls *links) keysChanged() {
 
 var errHandshake = errors.New("TLS handshake")
 
-// refuse counts a connection that came to nothing.
+// refuse counts a connection that came to nothing, unless that is as it has to be.
 func (ls *links) refuse(conn net.Conn, err error) {
+	if errors.Is(err, errBridge) {
+		return
+	}
 	var (
 		record tls.RecordHeaderError
 		verify *tls.CertificateVerificationError

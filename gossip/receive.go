@@ -34,7 +34,12 @@ func (c *Core) Receive(start uint64, frame []byte) error {
 	if err != nil || !fresh {
 		return err
 	}
-	todo, err := c.takeItems(p, &r)
+	var todo []item
+	if p.abroad {
+		err = c.takeAbroad(p, &r)
+	} else {
+		todo, err = c.takeItems(p, &r)
+	}
 
 	c.mu.Lock()
 	if p.link != link {
@@ -118,6 +123,9 @@ func (c *Core) takeDraining(p *peer, h *header) {
 		return
 	}
 	p.draining = h.draining
+	if p.abroad {
+		return
+	}
 	c.replace()
 	if p.draining {
 		c.lost(p)

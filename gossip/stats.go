@@ -7,8 +7,10 @@ import (
 
 // Status is what there is to see of a Core.
 type Status struct {
-	Links    []LinkStatus `json:"links"`    // by start id of the peer
-	Counters Counters     `json:"counters"` // of all peers since the start, those that were forgotten included
+	Links    []LinkStatus   `json:"links"`    // with peers of the region, by start id of the peer
+	Bridge   bool           `json:"bridge"`   // this node talks to other regions
+	Regions  []RegionStatus `json:"regions"`  // the others
+	Counters Counters       `json:"counters"` // of all peers since the start, those that were forgotten included
 }
 
 // LinkStatus is what there is to see of a peer and of the link with it.
@@ -85,10 +87,14 @@ func (c *Core) Status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.o.Now()
-	s := Status{Links: make([]LinkStatus, 0, len(c.peers)), Counters: c.forgotten}
+	s := Status{Links: make([]LinkStatus, 0, len(c.peers)), Bridge: c.bridge, Regions: c.regions(now), Counters: c.forgotten}
 	for _, p := range c.peers {
 		s.Links = append(s.Links, p.status(now))
-		s.Counters.add(&p.counters)
+	}
+	for _, peers := range c.everywhere() {
+		for _, p := range peers {
+			s.Counters.add(&p.counters)
+		}
 	}
 	return s
 }
