@@ -20,6 +20,12 @@
 // differ the version of each cart; for the carts that differ their version vectors; and then the
 // states that one of them lacks.
 //
+// # Regions
+//
+// Two nodes of each region are its bridges, by an election that is a function of its members. Bridges have
+// links with those of other regions, which they know from a pool of the nodes of all regions. Nothing but
+// heartbeats travels there yet.
+//
 // # What does the I/O
 //
 // [Core] is a state machine: frames, ticks and members come in, frames and calls of Carts go out. It

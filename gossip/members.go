@@ -19,10 +19,11 @@ import (
 
 const (
 	joinsAtOnce = 16
-	tellFor     = time.Second // how long a node waits until it has told somebody that it changed, or leaves
+	tellFor     = time.Second     // how long a node waits until it has told somebody that it changed, or leaves
+	tellAgain   = 2 * time.Second // after it has told: memberlist loses an update when others of its size come at a bad moment
 
-	// wanPushPull is how often a node compares what it knows of all regions with another one: what was told meanwhile
-	// does not reach everybody, and who is a bridge is to be known soon.
+	// wanPushPull is how often a node compares what it knows of all regions with another one, for who is a bridge is to be
+	// known soon where both tellings were lost.
 	wanPushPull = 15 * time.Second
 )
 
@@ -41,7 +42,8 @@ type members struct {
 	others  map[string]Member // those alive, by name
 	rejoin  *Rejoin
 	list    *memberlist.Memberlist // nil before start and after stop
-	stopped bool
+	again   time.Time              // when this process is to tell of itself again; zero if it is not
+	stopped bool                   // it leaves, or has left
 
 	telling chan struct{} // has one while this process tells of itself
 }
@@ -124,6 +126,7 @@ func (m *members) leave(ctx context.Context) error {
 	defer func() { <-m.telling }()
 	m.mu.Lock()
 	list := m.list
+	m.stopped = true
 	m.mu.Unlock()
 	if list == nil || patience <= 0 {
 		return ctx.Err()
@@ -154,14 +157,22 @@ func (m *members) setState(state MemberState) {
 
 // tell changes what this process tells of itself and returns when another one knows, or after a second.
 func (m *members) tell(change func(self *Member)) {
+	m.mu.Lock()
+	change(&m.self)
+	m.again = time.Now().Add(tellAgain)
+	m.mu.Unlock()
+	m.signal()
+	m.announce()
+}
+
+// announce tells of this process and returns when another one knows, or after a second.
+func (m *members) announce() {
 	m.telling <- struct{}{}
 	defer func() { <-m.telling }()
 	m.mu.Lock()
-	change(&m.self)
-	list := m.list
+	list, stopped := m.list, m.stopped
 	m.mu.Unlock()
-	m.signal()
-	if list == nil {
+	if list == nil || stopped {
 		return
 	}
 	if err := list.UpdateNode(tellFor); err != nil {
@@ -245,15 +256,23 @@ func (m *members) conflict(other Member) error {
 	return fmt.Errorf("%w: %s and %s", errConflict, taken, other.Name)
 }
 
-// rejoinUntil joins whom Rejoin names, until the context ends.
+// rejoinUntil joins whom Rejoin names, and tells of this process again, until the context ends.
 func (m *members) rejoinUntil(ctx context.Context) {
 	var joins sync.WaitGroup
 	defer joins.Wait()
 	turns := make(chan struct{}, joinsAtOnce)
 	for {
 		m.mu.Lock()
-		due := m.rejoin.Due(time.Now())
+		now := time.Now()
+		due := m.rejoin.Due(now)
+		again := !m.again.IsZero() && !now.Before(m.again)
+		if again {
+			m.again = time.Time{}
+		}
 		m.mu.Unlock()
+		if again {
+			joins.Go(m.announce)
+		}
 		for _, addr := range due {
 			select {
 			case turns <- struct{}{}:

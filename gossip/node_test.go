@@ -458,6 +458,43 @@ func TestLinkThatBreaksComesBack(t *testing.T) {
 	})
 }
 
+// What a node tells of itself it tells twice, for memberlist may lose it.
+func TestStateIsToldAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newMemoryNetwork()
+		t.Cleanup(func() { time.Sleep(time.Minute) })
+		var nodes []testNode
+		for _, ip := range hosts {
+			nodes = append(nodes, start(t, Options{
+				network: network.host(ip), Join: []string{hosts[0] + ":7946"},
+				// Nothing else tells of a node.
+				tune: func(c *memberlist.Config) { c.ProbeInterval, c.PushPullInterval = time.Hour, time.Hour },
+			}))
+		}
+		time.Sleep(5 * time.Second)
+		network.cut(hosts[:1], hosts[1:])
+		nodes[0].SetState(Active)
+		network.mend(hosts[:1], hosts[1:])
+		know := func() (n int) {
+			for _, other := range nodes[1:] {
+				for _, m := range other.Status().Members {
+					if m.GossipAddr == nodes[0].addr() && m.State == Active {
+						n++
+					}
+				}
+			}
+			return n
+		}
+		if know() > 0 {
+			t.Fatal("nothing was lost")
+		}
+		time.Sleep(tellAgain + 2*time.Second)
+		if n := know(); n != 2 {
+			t.Errorf("%d of 2 know", n)
+		}
+	})
+}
+
 func TestConflicts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := newMemoryNetwork()

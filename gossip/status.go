@@ -10,7 +10,8 @@ import (
 type NodeStatus struct {
 	Self        Member             `json:"self"`
 	Members     []Member           `json:"members"`             // the others of the region, as far as memberlist takes them for alive
-	WAN         []Member           `json:"wan"`                 // the others in the pool of all regions, likewise
+	WANAddr     string             `json:"wan_addr,omitempty"`  // host:port of the memberlist of all regions; empty without
+	WAN         []Member           `json:"wan,omitempty"`       // the others there, with their addresses there
 	Connections []ConnectionStatus `json:"connections"`         // by start id of the peer
 	Refused     map[string]uint64  `json:"refused"`             // what came from the network and was refused, by reason
 	RefusedAt   time.Time          `json:"refused_at,omitzero"` // the last of it
@@ -43,6 +44,7 @@ func (n *Node) Status() NodeStatus {
 	if n.wan != nil {
 		var self Member
 		self, s.WAN = n.wan.pool.all()
+		s.WANAddr = self.GossipAddr
 		if s.Self.Bridge = self.Bridge; self.Bridge {
 			expected = slices.Concat(expected, bridgesAbroad(self, s.WAN))
 		}

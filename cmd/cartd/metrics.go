@@ -79,6 +79,16 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	e.gauge(mLinked, float64(z.Linked))
 	e.gauge(mNeeded, float64(z.Needed))
 	e.gauge(mClockOffset, z.Clock.Offset)
+	if z.WANAddress != "" {
+		e.gauge(mWANMembers, float64(1+len(z.WANMembers)))
+		e.gauge(mBridge, truth(z.Node.Bridge))
+	}
+	for _, r := range z.Regions {
+		if z.Node.Bridge {
+			e.gauge(mRegionReachable, truth(r.Reachable), r.Region)
+			e.gauge(mRegionRoundTrip, r.RoundTrip, r.Region)
+		}
+	}
 	if z.KeyFile != nil {
 		e.gauge(mKeyFileGood, truth(z.KeyFile.LastError == ""))
 	}
@@ -191,6 +201,11 @@ var (
 	mLinked      = describe("peers_linked", "Other nodes that can hold a write.")
 	mNeeded      = describe("peers_needed", "Other nodes that have to hold a write, where the database does not.")
 	mClockOffset = describe("clock_offset_seconds", "Median of what the clocks of peers are ahead of this one.")
+
+	mWANMembers      = describe("wan_members", "Nodes of all regions that are alive, this one included.")
+	mBridge          = describe("bridge", "Whether this node talks to other regions.")
+	mRegionReachable = describe("region_reachable", "Whether a link of this node, a bridge, with another region is up.", "region")
+	mRegionRoundTrip = describe("region_round_trip_seconds", "Last round trip to another region, by the fastest link of this node.", "region")
 
 	mKeyFileGood   = describe("key_file_good", "Whether the file of cluster keys is good; where it is not, the node goes on with the keys that it had.")
 	mGossipRefused = describe("gossip_refused_total", "What came to the peer ports and was refused, by reason.", "reason")

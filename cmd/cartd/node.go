@@ -173,6 +173,8 @@ func (n *node) gossipOptions(carts gossip.Carts) gossip.Options {
 		LinkListen:    c.linkListen,
 		AdvertiseHost: c.advertiseHost,
 		Join:          c.join,
+		WANListen:     c.wanListen,
+		JoinWAN:       c.joinWAN,
 		Replicas:      c.replicas,
 		Tolerate:      c.tolerate,
 		Carts:         carts,

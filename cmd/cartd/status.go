@@ -26,8 +26,14 @@ type status struct {
 	Needed   int             `json:"needed"`         // of those, for a write to be acknowledged without the database
 	Counters gossip.Counters `json:"counters"`       // of all links since the start
 	Clock    clockStatus     `json:"clock"`
-	Refused  refusedStatus   `json:"refused"`
-	KeyFile  *keyFileStatus  `json:"key_file,omitempty"` // where the keys are from one
+
+	// Of a node that reaches other regions.
+	WANAddress string         `json:"wan_address,omitempty"`
+	WANMembers []memberStatus `json:"wan_members,omitempty"` // the other nodes of all regions that are alive
+	Regions    []regionStatus `json:"regions,omitempty"`     // the others
+
+	Refused refusedStatus  `json:"refused"`
+	KeyFile *keyFileStatus `json:"key_file,omitempty"` // where the keys are from one
 
 	Carts *cartsStatus `json:"carts,omitempty"` // nothing until the store is open
 	Store *storeStatus `json:"store,omitempty"`
@@ -47,6 +53,16 @@ type memberStatus struct {
 	WireMax       uint64 `json:"wire_max"`
 
 	Keys []string `json:"keys"` // fingerprints of its cluster keys, of the one in use first
+
+	Bridge bool `json:"bridge,omitempty"` // it talks to other regions; said of this node, and of those of all regions
+}
+
+// regionStatus is another region. Only a bridge has links with it.
+type regionStatus struct {
+	Region    string       `json:"region"`
+	Reachable bool         `json:"reachable"` // by a link of this node
+	RoundTrip float64      `json:"round_trip_seconds"`
+	Bridges   []linkStatus `json:"bridges"`
 }
 
 // linkStatus is the link with a peer, up or not. The backlog is what waits to be sent or acknowledged.
@@ -225,6 +241,17 @@ func (z *status) cluster(s gossip.NodeStatus, needed int) {
 			z.Linked++
 		}
 	}
+	z.WANAddress = s.WANAddr
+	for _, m := range s.WAN {
+		z.WANMembers = append(z.WANMembers, memberStatusOf(m))
+	}
+	for _, r := range s.Core.Regions {
+		region := regionStatus{Region: r.Region, Reachable: r.Reachable, RoundTrip: r.RoundTrip.Seconds(), Bridges: []linkStatus{}}
+		for _, l := range r.Bridges {
+			region.Bridges = append(region.Bridges, linkStatusOf(l, connections[l.Start]))
+		}
+		z.Regions = append(z.Regions, region)
+	}
 	z.Refused.Network, z.Refused.NetworkLast = s.Refused, s.RefusedAt
 	z.Counters = s.Core.Counters
 }
@@ -242,6 +269,7 @@ func memberStatusOf(m gossip.Member) memberStatus {
 		WireMin:       m.MinWire,
 		WireMax:       m.MaxWire,
 		Keys:          fingerprints(m.Keys),
+		Bridge:        m.Bridge,
 	}
 }
 

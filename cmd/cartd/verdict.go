@@ -54,6 +54,7 @@ func judge(z *status) []finding {
 		all.backlog(z)
 	}
 	all.links(z)
+	all.regions(z)
 	all.clock(z)
 	all.refusals(z)
 	all.keys(z)
@@ -189,6 +190,23 @@ func (all *findings) links(z *status) {
 		case lag > slowPeer:
 			all.add(atRisk, "link", "%s lags by %s; changes not acknowledged: %d", shortName(l.Peer), inWords(lag), l.BacklogItems)
 		}
+	}
+}
+
+// regions judges, at a bridge, whether other regions can be reached.
+func (all *findings) regions(z *status) {
+	if z.Node == nil || !z.Node.Bridge {
+		return
+	}
+	for _, r := range z.Regions {
+		if r.Reachable {
+			continue
+		}
+		why := "none of its nodes is a bridge"
+		for _, l := range r.Bridges {
+			why = l.LastError
+		}
+		all.add(atRisk, "region", "%s cannot be reached: %s", r.Region, why)
 	}
 }
 
