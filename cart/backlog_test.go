@@ -163,3 +163,20 @@ func TestLatencies(t *testing.T) {
 		}
 	}
 }
+
+// A cart that becomes resident lacks since when its fragments did.
+func TestReadingDoesNotRejuvenate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, peers := newFakeStore(), newFakeReplicator()
+		s := start(t, peered(store, peers))
+		defer store.full("away")()
+		x := newForeign(t, time.Now(), 1)
+		deliver(t, s, x.id, payload(x.deltas[0]), payload(x.deltas[1]))
+		time.Sleep(6 * time.Second)
+		s.Lost(9)
+		peers.setDead(9)
+		wantBacklog(t, s, 1, 6*time.Second, 1)
+		x.client(t, s).want(linesOf(x.states[1]))
+		wantBacklog(t, s, 1, 6*time.Second, 1)
+	})
+}

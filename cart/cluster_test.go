@@ -468,3 +468,33 @@ func TestRepeatedPayload(t *testing.T) {
 		x.client(t, s).want(before)
 	})
 }
+
+// What a node reads from a file of its own, others may have refused before it started: it is shown, and replayed, once
+// so many of them have it as are enough.
+func TestAFileAloneMakesNothingSafe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, peers := newFakeStore(), newFakeReplicator()
+		s := New(Options{Store: store, Replicator: peers})
+		x := newForeign(t, time.Now(), 0)
+		deliver(t, s, x.id, payload(x.deltas[0]))
+		c := x.client(t, s)
+		_ = c.begin("key", addN("A", 1)) // which nobody acknowledges
+		if err := s.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+
+		peers = newFakeReplicator()
+		peers.setPeers(0)
+		c.s = start(t, Options{Store: store, Replicator: peers})
+		if _, err := c.try(Request{Key: "key", Steps: stepsOf([]Command{addN("A", 1)})}); !errors.Is(err, &Error{Reason: NotDurable}) {
+			t.Errorf("what only a file has is replayed: %v", err)
+		}
+		if _, err := c.s.Read(t.Context(), c.id, Access{Token: &c.token}, nil); !errors.Is(err, &Error{Reason: Unavailable}) {
+			t.Errorf("what only a file has is shown: %v", err)
+		}
+		peers.setPeers(2)
+		peers.acknowledge(0)
+		c.want("A=1")
+		checkMemory(t, c.s)
+	})
+}

@@ -39,6 +39,8 @@
 //     others so ([Service.Mark]).
 //   - What gets lost on the way is repaired: nodes compare digests of what they have, and send each other whole
 //     states ([Service.Digests], [Service.Vector], [Service.Compare], [Service.State]).
+//   - A cart is in one of 4096 slots, by its id. [Service.Keep] tells which of them this node owns, and compares with
+//     the store; what it has of others it lets go once that is safe.
 //
 // Nodes that each keep a file of their own save at once, and that acknowledges nothing: [Options.Shared].
 //

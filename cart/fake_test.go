@@ -23,6 +23,7 @@ type fakeStore struct {
 	purges []crdt.Timestamp
 	closed bool
 	away   bool // no versions are told
+	rows   int  // versions that were told
 
 	onLoad   func(context.Context, ID) error
 	onCommit func(context.Context, []Change) error
@@ -174,6 +175,7 @@ type fakeReplicator struct {
 	peers      int
 	handedOver atomic.Bool
 	rank       int
+	home       int    // a slot, or -1
 	dead       uint64 // the start id of a peer that went away
 	sent       []sent
 	marks      []mark
@@ -188,7 +190,7 @@ type sent struct {
 }
 
 func newFakeReplicator() *fakeReplicator {
-	return &fakeReplicator{peers: 2, came: make(chan struct{}, 1000)}
+	return &fakeReplicator{peers: 2, home: -1, came: make(chan struct{}, 1000)}
 }
 
 func (f *fakeReplicator) Replicate(id [16]byte, delta []byte, held func(uint64)) {
@@ -222,7 +224,7 @@ func (f *fakeReplicator) setPeers(n int) {
 
 func (f *fakeReplicator) HandedOver() bool { return f.handedOver.Load() }
 
-func (*fakeReplicator) Home() int { return -1 }
+func (f *fakeReplicator) Home() int { return f.home }
 
 func (f *fakeReplicator) setDead(holder uint64) {
 	f.mu.Lock()

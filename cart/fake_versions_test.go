@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-func (f *fakeStore) Versions(_ context.Context, after ID, limit int) ([]StoredVersion, error) {
+func (f *fakeStore) Versions(_ context.Context, after, last ID, limit int) ([]StoredVersion, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.away {
@@ -14,12 +14,14 @@ func (f *fakeStore) Versions(_ context.Context, after ID, limit int) ([]StoredVe
 	}
 	var all []StoredVersion
 	for id, s := range f.carts {
-		if bytes.Compare(id[:], after[:]) > 0 {
+		if bytes.Compare(id[:], after[:]) > 0 && bytes.Compare(id[:], last[:]) <= 0 {
 			all = append(all, StoredVersion{id, VersionHash(id, s)})
 		}
 	}
 	slices.SortFunc(all, func(a, b StoredVersion) int { return bytes.Compare(a.ID[:], b.ID[:]) })
-	return all[:min(limit, len(all))], nil
+	all = all[:min(limit, len(all))]
+	f.rows += len(all)
+	return all, nil
 }
 
-func (nullStore) Versions(context.Context, ID, int) ([]StoredVersion, error) { return nil, nil }
+func (nullStore) Versions(context.Context, ID, ID, int) ([]StoredVersion, error) { return nil, nil }

@@ -93,6 +93,13 @@ func (s *Service) lazy() bool { return s.replicator != nil && s.shared }
 // others are there to hold the write.
 func (s *Service) acknowledges() bool { return s.replicator == nil || s.shared }
 
+// trusted reports whether what the store has of a cart is safe: in a file of this node's own it is when so many others
+// that are enough have been found to have all of it, which is looked at where this node owns the cart. Where more than
+// one may fail, it may have what came just now from its author, and is on its way to the others.
+func (s *Service) trusted(own bool) bool {
+	return s.acknowledges() || own && s.tolerate == 1 && s.reachable() && s.replicator.Synced()
+}
+
 // enough reports whether a write is safe that these nodes hold, besides this one.
 func (s *Service) enough(holders []uint64) bool {
 	if len(holders) < s.tolerate {
@@ -420,7 +427,7 @@ func (s *Service) Flush(ctx context.Context) error {
 			return err
 		}
 		waited := s.now().UnixNano() - max(began, s.committer.succeeded.Load())
-		if waited > int64(giveUpAfter) && s.replicator.HandedOver() {
+		if waited > int64(giveUpAfter) && s.replicator.HandedOver() && !s.keepsGaps() {
 			return ErrLeft
 		}
 	}

@@ -1,6 +1,7 @@
 package cart
 
 import (
+	"context"
 	"errors"
 	"sync/atomic"
 	"testing"
@@ -277,5 +278,26 @@ func TestChangesAreLetGo(t *testing.T) {
 		release()
 		synctest.Wait()
 		c.want("A=3")
+	})
+}
+
+// A cart that was damaged is read again when it is saved, but not while the Service closes.
+func TestCloseSavesWhatWasDamaged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, peers := newFakeStore(), newFakeReplicator()
+		s := New(peered(store, peers))
+		x := newForeign(t, time.Now(), 1)
+		store.hookLoad(func(context.Context, ID) error { return ErrDamaged })
+		peers.fetch = func(ID) ([][]byte, bool) { return [][]byte{whole(x.states[1])}, true }
+		x.client(t, s).want(linesOf(x.states[1]))
+		entered, release := store.blockCommits()
+		<-entered
+		closed := make(chan error, 1)
+		go func() { closed <- s.Close(t.Context()) }()
+		synctest.Wait()
+		release()
+		if err := <-closed; err != nil {
+			t.Error(err)
+		}
 	})
 }

@@ -92,6 +92,7 @@ func (f *fragments) remove(gone func(g *fragment) bool) {
 	}
 	if len(kept) == 0 && f.shard.fragments[f.id] == f {
 		delete(f.shard.fragments, f.id)
+		f.shard.lapse(f.id)
 		s.memory.Add(-sizeFragments)
 	}
 }
@@ -123,6 +124,7 @@ func (sh *shard) keep(id ID, d *crdt.Delta, safe bool) {
 	}
 	f.add(d, safe)
 	f.lack()
+	sh.touch(id)
 	switch {
 	case sh.carts[id] != nil: // whose version is that of its state
 	case d.Erased:
@@ -238,12 +240,14 @@ func (sh *shard) loaded(id ID) {
 	}
 }
 
-// takeFragments hands over the fragments of a cart that can be joined to a state of it. The shard is locked.
-func (sh *shard) takeFragments(id ID, state *State) (fit []fragment) {
+// takeFragments hands over the fragments of a cart that can be joined to a state of it, and since when the store lacks
+// some of them. The shard is locked.
+func (sh *shard) takeFragments(id ID, state *State) (fit []fragment, since int64) {
 	f := sh.fragments[id]
 	if f == nil {
-		return nil
+		return nil, 0
 	}
+	since = f.since
 	f.remove(func(g *fragment) bool {
 		fits := joins(state, g.delta)
 		if fits {
@@ -251,7 +255,7 @@ func (sh *shard) takeFragments(id ID, state *State) (fit []fragment) {
 		}
 		return fits
 	})
-	return fit
+	return fit, since
 }
 
 // joins reports whether a delta can be joined to a state.
@@ -264,7 +268,7 @@ func (s *Service) joinFragments(r *resident) {
 	sh := s.shard(r.id)
 	for {
 		sh.mu.Lock()
-		fit := sh.takeFragments(r.id, r.latest)
+		fit, since := sh.takeFragments(r.id, r.latest)
 		sh.mu.Unlock()
 		if len(fit) == 0 {
 			return
@@ -272,6 +276,7 @@ func (s *Service) joinFragments(r *resident) {
 		for _, f := range fit {
 			_ = s.joinOne(r, f.delta, f.safe) // it fits
 		}
+		r.backdate(since)
 	}
 }
 
@@ -282,6 +287,14 @@ func (sh *shard) keeps(id ID) bool {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	return sh.fragments[id] != nil
+}
+
+// keepsBeyond reports whether the shard has fragments of a cart that an extent does not hold.
+func (sh *shard) keepsBeyond(id ID, e extent) bool {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	f := sh.fragments[id]
+	return f != nil && slices.ContainsFunc(f.deltas, func(g fragment) bool { return !e.holds(extentOf(&g.delta.State)) })
 }
 
 // beginning returns what the fragments of a cart make of it, if they begin with its first event and leave no
@@ -310,6 +323,23 @@ func (sh *shard) keepsGap(id ID, stored *State) bool {
 	}
 	_, gap := f.joinTo(stored)
 	return gap
+}
+
+// keepsGaps reports whether there are fragments of resident carts that the store lacks: they need what this node does
+// not have, and no version that others compare with tells of them.
+func (s *Service) keepsGaps() bool {
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		for id, f := range sh.fragments {
+			if sh.carts[id] != nil && !f.stored() {
+				sh.mu.Unlock()
+				return true
+			}
+		}
+		sh.mu.Unlock()
+	}
+	return false
 }
 
 // joinTo joins the fragments that can be joined to a state, and tells whether others are left.

@@ -96,7 +96,7 @@ var errForged = errors.New("cart: a delta with events of this residence that it 
 
 // joinOne is join, but for the fragments that it makes fit. r.mu is held.
 func (s *Service) joinOne(r *resident, d *crdt.Delta, safe bool) error {
-	if d.VV.Get(r.replica) > r.latest.VV.Get(r.replica) {
+	if !r.latest.Erased && d.VV.Get(r.replica) > r.latest.VV.Get(r.replica) {
 		return errForged
 	}
 	from := r.latest
@@ -185,22 +185,6 @@ func (s *Service) Recall(id [16]byte) (payload []byte, known bool) {
 
 func recalled(s *State) []byte { return crdt.AppendDelta(nil, &crdt.Delta{State: *s}) }
 
-// Keep tells which slots this node owns, and which it is to keep beside these.
-func (s *Service) Keep(_, _ [slots / 64]uint64) {}
-
-// Seeded returns the slots of which Digests and EachVersion tell of every cart that is stored.
-func (s *Service) Seeded() (seeded [slots / 64]uint64) {
-	if s.seeded.Load() {
-		for i := range seeded {
-			seeded[i] = 1<<64 - 1
-		}
-	}
-	return seeded
-}
-
-// Indexed reports whether that is so of all that this node owns.
-func (s *Service) Indexed() bool { return s.seeded.Load() }
-
 // Digests returns a digest of each slot: of two nodes, equal slots have equal digests.
 func (s *Service) Digests() *[slots]uint64 {
 	z := new([slots]uint64)
@@ -267,7 +251,8 @@ func (s *Service) Vector(ctx context.Context, id [16]byte) (vector []byte, known
 }
 
 // Compare tells whether this node has something of a cart that a version vector lacks, and the other way
-// round. It may load the cart.
+// round. It may load the cart. An error with behind says that this node has fragments that the vector lacks, and
+// cannot join them with what else it has.
 func (s *Service) Compare(ctx context.Context, id [16]byte, vector []byte) (ahead, behind bool, err error) {
 	other, err := crdt.DecodeState(vector)
 	if err != nil {
@@ -275,10 +260,17 @@ func (s *Service) Compare(ctx context.Context, id [16]byte, vector []byte) (ahea
 		return false, false, err
 	}
 	r, err := s.hold(ctx, id)
-	if r == nil {
-		return false, err == nil, err
+	if r != nil {
+		defer r.mu.Unlock()
 	}
-	defer r.mu.Unlock()
+	switch {
+	case err != nil:
+		return false, false, err
+	case s.shard(id).keepsBeyond(id, extentOf(other)):
+		return false, true, errPart
+	case r == nil:
+		return false, true, nil
+	}
 	return !extentOf(other).covers(r.latest), !extentOf(r.latest).covers(other), nil
 }
 
@@ -309,7 +301,7 @@ func (r *resident) whole() (payload []byte, held func(holder uint64)) {
 
 // refresh has a resident cart joined with what the store and the peers have of it. r.mu is held.
 func (s *Service) refresh(r *resident) {
-	if s.replicator == nil || r.refreshing {
+	if s.replicator == nil || r.refreshing || s.running.Err() != nil {
 		return
 	}
 	r.refreshing = true // and so it stays
@@ -319,24 +311,32 @@ func (s *Service) refresh(r *resident) {
 		defer cancel()
 		stored, err := s.store.Load(ctx, r.id)
 		states, _ := s.ask(r.id)
+		own := s.shard(r.id).owns(r.id)
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.refreshing = false
 		switch {
 		case err == nil:
 			r.learn(extentOf(stored), was)
-			states = append(states, stored)
+			s.joinState(r, stored, s.trusted(own))
 		case !unread(err): // there is nothing, or nothing that can be read
 			r.learn(extent{}, was)
 		}
-		r.unread = unread(err)
+		if r.unread = unread(err); !r.unread || len(states) > 0 {
+			r.read = s.tick.Load() + 1
+		}
 		for _, state := range states {
-			if err := s.join(r, &crdt.Delta{State: *state}, true); err != nil {
-				s.log.Error("a cart cannot be joined with what is stored of it", "cart", r.id.String(), "error", err)
-			}
+			s.joinState(r, state, true)
 		}
 		r.settle(s.now().UnixNano())
 	})
+}
+
+// joinState joins a whole state from elsewhere into a resident cart. r.mu is held.
+func (s *Service) joinState(r *resident, state *State, safe bool) {
+	if err := s.join(r, &crdt.Delta{State: *state}, safe); err != nil {
+		s.log.Error("a cart cannot be joined with what is stored of it", "cart", r.id.String(), "error", err)
+	}
 }
 
 // unread reports whether a load failed so that it is not known what the store has.

@@ -1,6 +1,7 @@
 package cart
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -9,6 +10,9 @@ import (
 
 // ID names a cart: 128 random bits. Its text form is 22 characters of base64url.
 type ID [16]byte
+
+// LastID is the greatest id.
+var LastID = ID(bytes.Repeat([]byte{0xff}, len(ID{})))
 
 // NewID draws an id.
 func NewID() (id ID) {

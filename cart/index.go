@@ -2,26 +2,17 @@ package cart
 
 import (
 	"bytes"
+	"cmp"
 	"slices"
 	"time"
 
 	"cartd/crdt"
 )
 
-// The index tells of every cart, resident or not, which version this node has of it, by [VersionHash]. A
-// digest for each of a number of slots, which is the XOR of the versions in it, is what two nodes
-// compare. Of a cart that is not resident the version is the one that was stored, with the fragments
+// The index tells of every cart in the slots that this node keeps, resident or not, which version it has of it, by
+// [VersionHash]. A digest for each slot, which is the XOR of the versions in it, is what two nodes compare. Of a cart that is not resident the version is the one that was stored, with the fragments
 // that came since: it may be wrong where a fragment did not begin where the store ended. Then digests
 // differ that need not, and repair, which loads the cart, sets it right.
-
-// slotsPerShard is how many slots the carts of a shard are in: a shard is the first eight bits of the id,
-// a slot the first twelve.
-const (
-	slotsPerShard = 16
-	slots         = shards * slotsPerShard
-)
-
-func slotInShard(id ID) int { return int(id[1] >> 4) }
 
 // setVersion notes the version of a cart. The shard is locked.
 func (sh *shard) setVersion(id ID, version uint64) {
@@ -32,13 +23,19 @@ func (sh *shard) setVersion(id ID, version uint64) {
 	sh.versions[id] = version
 }
 
+// unindex takes a cart out of the index. The shard is locked.
+func (sh *shard) unindex(id ID) {
+	sh.digests[slotInShard(id)] ^= sh.versions[id]
+	delete(sh.versions, id)
+	delete(sh.doubtful, id)
+}
+
 // forgetVersion takes a cart out of the index that is not stored, if nothing is known of it here.
 func (sh *shard) forgetVersion(id ID) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if sh.carts[id] == nil && sh.fragments[id] == nil {
-		sh.digests[slotInShard(id)] ^= sh.versions[id]
-		delete(sh.versions, id)
+		sh.unindex(id)
 	}
 }
 
@@ -50,6 +47,7 @@ func (s *Service) reindex(r *resident, from, to *State) {
 	sh := s.shard(r.id)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	sh.touch(r.id)
 	if from == nil || from.Erased || to.Erased {
 		sh.setVersion(r.id, VersionHash(r.id, to))
 		return
@@ -91,6 +89,9 @@ func spanHash(id ID, d *crdt.Delta) (sum uint64) {
 
 const (
 	seedBatch = 4096
+	// seedOver is how many carts of other nodes' slots are rather read than left out: a query more takes as long, and
+	// longer over a network.
+	seedOver  = 64
 	seedRetry = time.Second
 	// seedAgain is how long it may take until a node learns of what only the database has: what a node
 	// committed that could reach nobody else, and died. And of what the database has no more, because it was
@@ -104,18 +105,38 @@ const (
 	catchUpPause = 50 * time.Millisecond
 )
 
-// seeding reads the versions of what is stored, at the start and, where other nodes write to the store,
-// again and again.
+// seeding reads the versions of what is stored in the slots that this node owns: of those that it gains, and, where
+// other nodes write to the store, of all again and again.
 func (s *Service) seeding() {
-	for again := true; again; {
-		before := s.incarnation()
-		if away := s.seed(); !away {
-			if before == 0 { // it was read from for the first time
-				before = s.incarnation()
+	var incarnation int64
+	rest := 0 // probes, before all are read again
+	for s.running.Err() == nil {
+		gained := s.gains.wait()
+		all := rest == 0
+		if all {
+			incarnation = s.incarnation()
+		}
+		away := s.seed(all)
+		incarnation = cmp.Or(incarnation, s.incarnation()) // it was read from for the first time
+		if all {
+			rest = int(seedAgain / seedProbe)
+		}
+		switch {
+		case !s.shared:
+			s.scheduler.Wait(gained, s.running.Done(), nil)
+		case away: // some of it was read before that
+			rest = 0
+			s.pause(seedRetry)
+		default:
+			over, stop := s.scheduler.After(seedProbe)
+			s.scheduler.Wait(over, gained, s.running.Done())
+			stop()
+			if !isClosed(over) {
+				continue
 			}
-			again = s.shared && s.rest(before)
-		} else { // some of it was read before that
-			again = s.shared && s.pause(seedRetry)
+			if rest--; s.mayHaveGoneBack(incarnation) {
+				rest = 0
+			}
 		}
 	}
 }
@@ -128,19 +149,11 @@ func (s *Service) incarnation() int64 {
 	return 0
 }
 
-// rest waits until it is time to read the versions again: when the store was away, or is not in the incarnation
-// that it was in, it may be at an earlier state. It reports whether the Service still runs then.
-func (s *Service) rest(incarnation int64) bool {
-	last := ID(bytes.Repeat([]byte{0xff}, len(ID{})))
-	for range seedAgain / seedProbe {
-		if !s.pause(seedProbe) {
-			return false
-		}
-		if _, err := s.store.Versions(s.running, last, 1); err != nil || s.incarnation() != incarnation {
-			return s.running.Err() == nil
-		}
-	}
-	return true
+// mayHaveGoneBack reports whether the store is away, or not in the incarnation that it was in: it may be at an earlier
+// state.
+func (s *Service) mayHaveGoneBack(incarnation int64) bool {
+	_, err := s.store.Versions(s.running, LastID, LastID, 1)
+	return err != nil || s.incarnation() != incarnation
 }
 
 // pause waits, and reports whether the Service still runs then.
@@ -151,12 +164,26 @@ func (s *Service) pause(d time.Duration) bool {
 	return s.running.Err() == nil
 }
 
-// seed reads the versions of all that is stored, and compares them with the index. It reports whether the store
-// was away in the middle of it.
-func (s *Service) seed() (away bool) {
-	c := comparison{service: s, first: !s.seeded.Load(), stored: make(map[ID]uint64)}
-	for after, done := (ID{}), false; !done; {
-		page, err := s.store.Versions(s.running, after, seedBatch)
+// seed reads the versions of what is stored in the slots that this node owns, all of them or those that it has not
+// read since it does, and compares them with the index. It reports whether the store was away in the middle of it.
+func (s *Service) seed(all bool) (away bool) {
+	wanted := s.toRead(all)
+	c := comparison{service: s, stored: make(map[ID]uint64)}
+	read, carts := 0, 0 // slots, and what was in them
+	after := ID{}
+	for from := 0; ; {
+		gap := slots // until it is known how many carts a slot has
+		if read > 0 {
+			gap = seedOver * read / max(1, carts)
+		}
+		first, last := wanted.run(from, gap)
+		if first == slots {
+			break
+		}
+		if first > from {
+			after = lastOf(first - 1)
+		}
+		page, err := s.store.Versions(s.running, after, lastOf(last), seedBatch)
 		if s.running.Err() != nil {
 			return away
 		}
@@ -174,20 +201,37 @@ func (s *Service) seed() (away bool) {
 			if !c.upTo(int(v.ID[0])) {
 				return away
 			}
-			after, c.stored[v.ID] = v.ID, v.Version
+			if wanted.has(slotOf(v.ID)) {
+				c.stored[v.ID] = v.Version
+			}
 		}
-		done = len(page) < seedBatch
+		if after, from = lastOf(last), last+1; len(page) == seedBatch {
+			after = page[seedBatch-1].ID
+			from = slotOf(after) // which may have more
+		}
+		read, carts = read+slotOf(after)-first+1, carts+len(page)
 	}
-	if c.upTo(shards) {
-		s.seeded.Store(true)
-	}
+	c.upTo(shards)
 	return away
+}
+
+// toRead returns the slots that are to be read now, of which the shards know it.
+func (s *Service) toRead(all bool) (wanted slotSet) {
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		if sh.reading = sh.own; !all {
+			sh.reading &^= sh.seeded
+		}
+		wanted.addShard(i, sh.reading)
+		sh.mu.Unlock()
+	}
+	return wanted
 }
 
 // comparison goes through the shards, with what is stored of the carts of each.
 type comparison struct {
 	service *Service
-	first   bool
 	next    int // the shard that stored is of
 	stored  map[ID]uint64
 	behind  int // carts that were looked at
@@ -197,9 +241,12 @@ type comparison struct {
 func (c *comparison) upTo(shard int) bool {
 	for ; c.next < shard; c.next++ {
 		sh := &c.service.shards[c.next]
-		for _, r := range sh.compare(c.stored, c.service.shared) {
-			_, listed := c.stored[r.id]
-			c.service.catchUp(r, c.first && listed)
+		differ := sh.compare(c.stored, c.service.shared)
+		for _, d := range differ {
+			d.resident.doubt()
+		}
+		for _, d := range differ {
+			c.service.catchUp(d.resident, d.first)
 			if c.behind++; c.behind%catchUps == 0 && !c.service.pause(catchUpPause) {
 				return false
 			}
@@ -209,14 +256,27 @@ func (c *comparison) upTo(shard int) bool {
 	return true
 }
 
+// difference is a cart in memory of which the store has another version, or nothing.
+type difference struct {
+	resident *resident
+	first    bool // it is stored, and its slot was not read before
+}
+
 // compare sets right what the index says of carts that are not in memory, and returns those that are and of
 // which the store has another version, or nothing. Other nodes write to a shared store, and it may be taken
-// back to an earlier state.
-func (sh *shard) compare(stored map[ID]uint64, shared bool) (differ []*resident) {
+// back to an earlier state. It is about the slots that were read and are still own.
+func (sh *shard) compare(stored map[ID]uint64, shared bool) (differ []difference) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	read := sh.reading
+	sh.reading = 0
+	if read == 0 {
+		return nil
+	}
+	first := read &^ sh.seeded
+	sh.seeded |= read
 	for id, version := range stored {
-		if _, known := sh.versions[id]; !known {
+		if _, known := sh.versions[id]; !known && read.has(id) {
 			sh.setVersion(id, version)
 		}
 	}
@@ -226,9 +286,13 @@ func (sh *shard) compare(stored map[ID]uint64, shared bool) (differ []*resident)
 		was, again := sh.doubtful[id]
 		r := sh.carts[id]
 		switch {
+		case !read.has(id):
+			if again {
+				doubtful[id] = was
+			}
 		case found && is == version, !found && !shared:
 		case r != nil:
-			differ = append(differ, r)
+			differ = append(differ, difference{r, found && first.has(id)})
 		case !shared || sh.fragments[id] != nil || sh.loads[id] != nil: // it may be on its way to the store
 		case version == VersionHash(id, &State{Erased: true}):
 			sh.keep(id, &crdt.Delta{State: State{Erased: true}}, true)
@@ -237,12 +301,18 @@ func (sh *shard) compare(stored map[ID]uint64, shared bool) (differ []*resident)
 		case found:
 			sh.setVersion(id, is)
 		default:
-			sh.digests[slotInShard(id)] ^= version
-			delete(sh.versions, id)
+			sh.unindex(id)
 		}
 	}
 	sh.doubtful = doubtful
 	return differ
+}
+
+// doubt keeps a cart in memory until catchUp has looked after it.
+func (r *resident) doubt() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.doubted = r.service.shared
 }
 
 // catchUp has a cart joined with what is stored of it, which nobody else may have: it was committed by a node
@@ -251,12 +321,14 @@ func (sh *shard) compare(stored map[ID]uint64, shared bool) (differ []*resident)
 func (s *Service) catchUp(r *resident, first bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.doubted = false
 	if r.gone || r.unpack() != nil {
 		return
 	}
 	s.resized(r)
 	switch {
 	case !first && r.dirty():
+		r.stored = extent{} // it may have less than it had: all of the cart is saved, whatever others save of it
 	case purged(r.latest, s.now()): // from the store as well
 		s.drop(r)
 	default:

@@ -1,6 +1,7 @@
 package cart
 
 import (
+	"context"
 	"math/rand/v2"
 	"sync/atomic"
 	"testing"
@@ -187,6 +188,13 @@ func (f *fakeStore) goBack(id ID, s *State) {
 	}
 }
 
+// setAway has the store tell no versions, or tell them again.
+func (f *fakeStore) setAway(away bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.away = away
+}
+
 // What a database has lost, because it was taken back to an earlier state, it gets again of whoever holds it:
 // states of carts in memory, packed or not, and the end of carts that were erased, in memory or not. Of others
 // the index forgets what nobody can show any more.
@@ -296,15 +304,10 @@ func TestADatabaseThatWasAway(t *testing.T) {
 		if err := s.Flush(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		away := func(away bool) {
-			store.mu.Lock()
-			defer store.mu.Unlock()
-			store.away = away
-		}
-		away(true)
+		store.setAway(true)
 		time.Sleep(2 * seedProbe)
 		store.goBack(x.id, x.states[1])
-		away(false)
+		store.setAway(false)
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		if got := store.state(x.id); VersionHash(x.id, got) != VersionHash(x.id, x.states[4]) {
@@ -350,5 +353,64 @@ func TestAnotherIncarnationIsComparedAtOnce(t *testing.T) {
 		store.incarnation.Store(2)
 		backAfter("another incarnation", 0, 2*seedProbe)
 		backAfter("the same one", seedAgain/2, seedAgain+2*seedProbe)
+	})
+}
+
+// A cart that is dirty when the database has gone back is saved whole, whatever others save of it: what they say that
+// the database has builds on what it has lost.
+func TestADirtyCartOfADatabaseThatWentBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, peers := newFakeStore(), newFakeReplicator()
+		peers.rank = 2
+		s := start(t, peered(store, peers))
+		x := newForeign(t, time.Now(), 3)
+		deliver(t, s, x.id, whole(x.states[2]))
+		x.client(t, s).want(linesOf(x.states[2]))
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		store.goBack(x.id, x.states[1])
+		time.Sleep(seedAgain - time.Second)
+		deliver(t, s, x.id, whole(x.states[3]))
+		time.Sleep(time.Second + 100*time.Millisecond)
+		synctest.Wait()
+		last := crdt.VV{{Replica: 77, Seq: x.states[3].VV.Get(77)}}
+		s.Mark(9, x.id, mark{base: x.states[2].VV, stored: extent{vv: last}}.encode()) // of a node that saved the last step alone
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := store.state(x.id); VersionHash(x.id, got) != VersionHash(x.id, x.states[3]) {
+			t.Errorf("the database has %s of %s", linesOf(got), linesOf(x.states[3]))
+		}
+	})
+}
+
+// A cart that the store has another version of is not evicted before the store has said what it has.
+func TestACartInDoubtStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, peers := newFakeStore(), newFakeReplicator()
+		o := peered(store, peers)
+		s := start(t, o)
+		x := newForeign(t, time.Now(), 2)
+		deliver(t, s, x.id, whole(x.states[2]))
+		x.client(t, s).want(linesOf(x.states[2]))
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		store.goBack(x.id, x.states[1])
+		store.hookLoad(func(context.Context, ID) error { return context.DeadlineExceeded })
+		time.Sleep(2*seedAgain + 10*time.Second)
+		for range 3 {
+			s.evictOne(s.shard(x.id))
+		}
+		store.hookLoad(nil)
+		time.Sleep(2 * idleTicks * tick)
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := store.state(x.id); VersionHash(x.id, got) != VersionHash(x.id, x.states[2]) {
+			t.Errorf("the database has %s of %s", linesOf(got), linesOf(x.states[2]))
+		}
+		checkMemory(t, s)
 	})
 }

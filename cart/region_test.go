@@ -248,8 +248,9 @@ func (g *region) repair(a, b *node) {
 	}
 	ctx := g.t.Context()
 	ours, theirs := a.s.Digests(), b.s.Digests()
+	known, knownThere := slotSet(a.s.Seeded()), slotSet(b.s.Seeded())
 	for slot := range ours {
-		if ours[slot] == theirs[slot] {
+		if ours[slot] == theirs[slot] || !known.has(slot) || !knownThere.has(slot) {
 			continue
 		}
 		from := ID{byte(slot >> 4), byte(slot << 4)}
@@ -300,6 +301,9 @@ func (g *region) settle() {
 	g.loss, g.calm = 0, true
 	clear(g.cuts)
 	g.mu.Unlock()
+	for _, n := range g.living() {
+		n.s.Keep(allSlots, noSlots)
+	}
 	time.Sleep(5 * time.Second)
 	for range 3 {
 		g.repairAll()
@@ -348,6 +352,11 @@ func checkIndex(t testing.TB, s *Service) {
 		var digests [slotsPerShard]uint64
 		for id, version := range sh.versions {
 			digests[slotInShard(id)] ^= version
+		}
+		for id := range sh.versions {
+			if !sh.kept().has(id) && sh.carts[id] == nil && sh.fragments[id] == nil {
+				t.Errorf("the index has %v, of which nothing is in memory, in a slot that is not kept", id)
+			}
 		}
 		if digests != sh.digests {
 			t.Errorf("the digests of the shard %d are not those of its versions", i)
@@ -445,21 +454,25 @@ func TestRegion(t *testing.T) {
 	for _, o := range []struct {
 		name   string
 		shared bool
+		moving bool // slots are lost and gained
 		Options
 	}{
-		{"one may fail", true, Options{Tolerate: 1}},
-		{"little memory", true, Options{Tolerate: 1, Memory: 30_000}},
-		{"two may fail", true, Options{Tolerate: 2}},
-		{"each its own file", false, Options{Tolerate: 1}},
-		{"each its own file, two may fail", false, Options{Tolerate: 2}},
+		{"one may fail", true, false, Options{Tolerate: 1}},
+		{"little memory", true, false, Options{Tolerate: 1, Memory: 30_000}},
+		{"two may fail", true, false, Options{Tolerate: 2}},
+		{"slots move", true, true, Options{Tolerate: 1}},
+		{"slots move, and two may fail", true, true, Options{Tolerate: 2}},
+		{"each its own file", false, false, Options{Tolerate: 1}},
+		{"each its own file, two may fail", false, false, Options{Tolerate: 2}},
+		{"each its own file, slots move", false, true, Options{Tolerate: 1}},
 	} {
 		t.Run(o.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { testRegion(t, seed, o.shared, o.Options) })
+			synctest.Test(t, func(t *testing.T) { testRegion(t, seed, o.shared, o.moving, o.Options) })
 		})
 	}
 }
 
-func testRegion(t *testing.T, seed uint64, shared bool, o Options) {
+func testRegion(t *testing.T, seed uint64, shared, moving bool, o Options) {
 	const (
 		workers = 8
 		carts   = 8
@@ -481,7 +494,7 @@ func testRegion(t *testing.T, seed uint64, shared bool, o Options) {
 	g.loss = 0.02
 	done := make(chan struct{})
 	var mishaps sync.WaitGroup
-	mishaps.Go(func() { g.mishaps(done, shared) })
+	mishaps.Go(func() { g.mishaps(done, shared, moving) })
 
 	until := func(call func(n *node) error) {
 		for attempts := 0; ; attempts++ {
@@ -569,8 +582,8 @@ func testRegion(t *testing.T, seed uint64, shared bool, o Options) {
 	g.checkCarts(clients, acknowledged[:])
 }
 
-// mishaps cuts links, takes the database away and kills a node, until done is closed.
-func (g *region) mishaps(done chan struct{}, shared bool) {
+// mishaps cuts links, takes the database away, kills a node and moves slots, until done is closed.
+func (g *region) mishaps(done chan struct{}, shared, moving bool) {
 	killed := false
 	for i := 0; ; i++ {
 		select {
@@ -582,6 +595,10 @@ func (g *region) mishaps(done chan struct{}, shared bool) {
 		a, b := living[g.draw(len(living))], living[g.draw(len(living))]
 		for _, n := range living {
 			checkLists(g.t, n.s)
+		}
+		if moving {
+			own, held := slotsWhere(func(int) bool { return g.draw(2) == 0 }), slotsWhere(func(int) bool { return g.draw(4) == 0 })
+			a.s.Keep(own, held)
 		}
 		switch g.draw(5) {
 		case 0:

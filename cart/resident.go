@@ -20,8 +20,10 @@ type resident struct {
 	listed     bool  // the flusher will look at it
 	refreshing bool  // what store and peers have is on its way
 	unread     bool  // the store did not say what it has: it may be more
+	doubted    bool  // the store has another version, maybe less than it had
 	parted     bool  // the store has parts that could not be joined with anything yet
 	used       int64 // when it was last used, in ticks of the janitor
+	read       int64 // when it last was what store and peers have, in ticks from 1; 0 where nobody asked the peers
 
 	// latest is what commands observe: everything that this residence knows. durable is what
 	// readers see: the newest state in this residence's sequence whose events are all safe. Both
@@ -95,6 +97,14 @@ func (r *resident) push(c *change) {
 	r.broadcast()
 }
 
+// hold keeps the latest state from readers until enough other nodes are known to have it. r.mu is held.
+func (r *resident) hold() {
+	c := &change{state: r.latest, events: extentOf(r.latest)}
+	r.push(c)
+	r.service.watch(c)
+	r.resend()
+}
+
 // behind reports whether the store has what the residence lacks. r.mu is held.
 func (r *resident) behind() bool { return r.packed == nil && !extentOf(r.latest).holds(r.stored) }
 
@@ -163,6 +173,15 @@ func (r *resident) lack(since int64) {
 	r.lackNothing()
 	r.oldest, r.oldestAt = r.latest, since
 	r.service.backlog.add(since)
+}
+
+// backdate notes that what the store lacks of the latest state it has lacked since an earlier time, when the cart was
+// not resident. r.mu is held.
+func (r *resident) backdate(since int64) {
+	if r.oldest != nil && since < r.oldestAt {
+		r.service.backlog.move(r.oldestAt, since)
+		r.oldestAt = since
+	}
 }
 
 // lackNothing notes that the store has everything. r.mu is held.
@@ -300,9 +319,11 @@ func (r *resident) passTurn() {
 
 var errBusy = &Error{Reason: NotDurable, Detail: "more is asked of the node than it keeps up with: nothing was changed"}
 
-// clean reports whether the cart is durable as it is and nobody is at it. r.mu is held.
+// clean reports whether the cart is durable as it is, the store is known to have it, and nobody is at it. r.mu is
+// held.
 func (r *resident) clean() bool {
-	return len(r.unsafe) == 0 && r.waiting == 0 && !r.authored && !r.queued && r.taken == nil && !r.refreshing && !r.dirty()
+	return len(r.unsafe) == 0 && r.waiting == 0 && !r.authored && !r.queued && r.taken == nil && !r.refreshing && !r.dirty() &&
+		!r.unread && !r.doubted
 }
 
 // pack exchanges the states of a clean cart for their encoding. r.mu is held.

@@ -41,6 +41,7 @@ type Options struct {
 	// is a Replicator, only the commit to such a store acknowledges a write.
 	Shared     bool
 	Replicator Replicator // nil where the node is alone
+	Placed     bool       // it owns the slots that Keep tells of, and before that none; else all, before that
 	Tolerate   int        // how many nodes may fail at once, where there is a Replicator; 1 where zero
 	Limits     Limits     // DefaultLimits where zero
 	Memory     int64      // budget for carts in bytes; 1 GiB where zero
@@ -65,7 +66,8 @@ type Service struct {
 	flusher   flusher
 	backlog   ages // of the carts of which a store that nodes share lacks something
 	losses    losses
-	seeded    atomic.Bool
+	placed    atomic.Bool // it is known which slots are own
+	gains     gains
 	hedges    atomic.Int64
 	answers   struct{ peers, database, notDurable atomic.Int64 } // to writes
 	refused   struct{ malformed, tooNew, overMemory, expired atomic.Int64 }
@@ -113,12 +115,16 @@ func New(o Options) *Service {
 	if s.scheduler == nil {
 		s.scheduler = runtimeScheduler{}
 	}
+	s.placed.Store(!o.Placed)
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.service = s
+		if !o.Placed || o.Replicator == nil {
+			sh.own = allOfShard
+		}
 		sh.carts, sh.loads, sh.fragments = make(map[ID]*resident), make(map[ID]*load), make(map[ID]*fragments)
 		if s.replicator != nil {
-			sh.versions = make(map[ID]uint64)
+			sh.versions, sh.guests = make(map[ID]uint64), make(map[ID]*resident)
 		}
 	}
 	s.committer = newCommitter(s.store, s.scheduler, s.now)
@@ -142,7 +148,7 @@ func (s *Service) background(f func()) {
 		f()
 		a.Lock()
 		defer a.Unlock()
-		if a.n--; a.n == 0 && a.over != nil {
+		if a.n--; a.n == 0 && a.over != nil && !isClosed(a.over) {
 			close(a.over)
 		}
 	})
@@ -719,7 +725,7 @@ func (s *Service) Create(ctx context.Context, currency string, steps []Step, wan
 	if err := s.writable(want); err != nil {
 		return fail(err)
 	}
-	id, token := NewID(), NewToken()
+	id, token := s.newID(), NewToken()
 	r := &resident{id: id, replica: newReplicaID(), service: s, latest: new(State)}
 	e := s.create(r, currency, token)
 	result, err := s.apply(ctx, e, r, &Request{Cart: id, Steps: steps})
@@ -737,6 +743,17 @@ func (s *Service) Create(ctx context.Context, currency string, steps []Step, wan
 	result.State, result.Reached = c.state, r.reached(c)
 	s.answered(result.Reached, nil)
 	return id, token, result, nil
+}
+
+// newID draws the id of a cart of which this node is the first owner, if it is that of any.
+func (s *Service) newID() ID {
+	id := NewID()
+	if s.replicator != nil {
+		if slot := s.replicator.Home(); slot >= 0 {
+			id[0], id[1] = byte(slot>>4), byte(slot<<4)|id[1]&0xf
+		}
+	}
+	return id
 }
 
 // create returns an edit that has made the first event of a cart.
@@ -817,6 +834,9 @@ func (s *Service) janitor() {
 			return
 		}
 		now := s.tick.Add(1)
+		for i := range s.shards {
+			s.shards[i].age(now)
+		}
 		s.makeRoom() // carts grow where they are, and when they are unpacked
 		s.packIdle(int(now%idleTicks)*perTick, perTick)
 		if now%purgeTicks == 1 {

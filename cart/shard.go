@@ -20,6 +20,13 @@ type shard struct {
 	versions  map[ID]uint64     // of every cart that is known of; nil in a node that is alone
 	doubtful  map[ID]uint64     // of those that are not in memory, and differed from what was stored when that was last read
 	digests   [slotsPerShard]uint64
+
+	own     shardSlots       // of which this node gets all changes
+	held    shardSlots       // that it is to keep beside these
+	recent  [2]shardSlots    // others, for which something came since the last tick, and since the one before
+	reading shardSlots       // own ones that are being read from the store
+	seeded  shardSlots       // own ones of which versions tells of all that is stored
+	guests  map[ID]*resident // those that were not told of all changes
 }
 
 // load is a cart on its way into memory, for all who want it.
@@ -35,23 +42,37 @@ const shards = 256
 func (s *Service) shard(id ID) *shard { return &s.shards[id[0]] }
 
 func (sh *shard) get(id ID) *resident {
+	r, _ := sh.find(id)
+	return r
+}
+
+// find returns the resident cart of id, or nil, and whether it is a guest.
+func (sh *shard) find(id ID) (r *resident, guest bool) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	return sh.carts[id]
+	return sh.carts[id], sh.guests[id] != nil
+}
+
+// owns reports whether this node owns a cart.
+func (sh *shard) owns(id ID) bool {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.own.has(id)
 }
 
 // acquire returns the resident cart of id, locked and unpacked. It loads the cart where it is not
 // resident; many that want it at once cause one load. ask has the peers asked where the store does not
-// have it, cannot tell, or may not have all that they have.
+// have it, cannot tell, or may not have all that they have, and has a guest updated.
 func (s *Service) acquire(ctx context.Context, id ID, ask bool) (*resident, error) {
 	sh := s.shard(id)
 	for {
-		r := sh.get(id)
+		r, guest := sh.find(id)
 		if r == nil {
 			var err error
 			if r, err = s.load(ctx, sh, id, ask && s.replicator != nil); err != nil {
 				return nil, err
 			}
+			_, guest = sh.find(id)
 		}
 		r.mu.Lock()
 		if r.gone {
@@ -65,6 +86,12 @@ func (s *Service) acquire(ctx context.Context, id ID, ask bool) (*resident, erro
 				return nil, &Error{Reason: Unavailable, Detail: "the cart cannot be read", Err: err}
 			}
 			s.resized(r)
+		}
+		if ask && guest {
+			if err := s.update(ctx, r); err != nil {
+				r.mu.Unlock()
+				return nil, err
+			}
 		}
 		return r, nil
 	}
@@ -120,9 +147,14 @@ func (s *Service) fetch(sh *shard, id ID, ask bool) (*resident, error) {
 	began, doubtful := false, false
 	r.parted = part != nil || errors.Is(err, ErrDamaged)
 	r.unread = part == nil && unread(err)
+	own := sh.owns(id)
+	trusted := s.trusted(own)
 	if err == nil {
-		r.latest, r.durable, r.stored = stored, stored, extentOf(stored)
-		doubtful = ask && (!s.replicator.Synced() || sh.keepsGap(id, stored))
+		r.latest, r.stored = stored, extentOf(stored)
+		if trusted {
+			r.durable = stored
+		}
+		doubtful = ask && (!own || !s.replicator.Synced() || sh.keepsGap(id, stored))
 	} else {
 		whole, _ := sh.beginning(id)
 		began = whole != nil
@@ -132,7 +164,10 @@ func (s *Service) fetch(sh *shard, id ID, ask bool) (*resident, error) {
 		states, complete := s.ask(id)
 		for _, state := range states {
 			r.latest = crdt.Join(r.latest, state)
-			r.durable = r.latest
+			if r.durable != nil {
+				state = crdt.Join(r.durable, state)
+			}
+			r.durable = state
 		}
 		if len(states) == 0 && !complete && absent {
 			return nil, &Error{Reason: Unavailable, Detail: "nodes that may have the cart did not answer, or cannot tell"}
@@ -140,12 +175,12 @@ func (s *Service) fetch(sh *shard, id ID, ask bool) (*resident, error) {
 	}
 	if part != nil && (r.durable != nil || began) {
 		r.latest, r.stored = crdt.Join(r.latest, part), extentOf(part)
-		if r.durable != nil {
-			r.durable = r.latest
-		}
+	}
+	if r.durable != nil && (trusted || extentOf(r.durable).covers(r.latest)) {
+		r.durable = r.latest
 	}
 	switch {
-	case r.durable != nil || began:
+	case err == nil || r.durable != nil || began:
 	case absent && !sh.keeps(id):
 		return nil, ErrNotFound
 	case errors.Is(err, ErrDamaged):
@@ -154,6 +189,9 @@ func (s *Service) fetch(sh *shard, id ID, ask bool) (*resident, error) {
 		return nil, &Error{Reason: Unavailable, Detail: "the cart cannot be put together", Err: errPart}
 	default:
 		return nil, &Error{Reason: Unavailable, Detail: "the cart cannot be loaded", Err: err}
+	}
+	if ask {
+		r.read = s.tick.Load() + 1
 	}
 	if err := s.admit(sh, r); err != nil {
 		return nil, err
@@ -209,6 +247,9 @@ func (s *Service) admit(sh *shard, r *resident) error {
 	s.residents.Add(1)
 	sh.mu.Lock()
 	sh.carts[r.id] = r
+	if !sh.own.has(r.id) {
+		sh.guests[r.id] = r
+	}
 	indexed, version := sh.versions[r.id], VersionHash(r.id, r.latest)
 	stale := indexed != 0 && indexed != version && sh.fragments[r.id] == nil
 	sh.setVersion(r.id, version)
@@ -217,6 +258,9 @@ func (s *Service) admit(sh *shard, r *resident) error {
 		s.refresh(r)
 	}
 	s.resized(r)
+	if !s.acknowledges() && r.durable != r.latest && extentOf(r.latest).any() {
+		r.hold()
+	}
 	if r.durable != nil && r.dirty() { // what a peer had and the store did not
 		s.changed(r, nil, &crdt.Delta{State: *r.latest})
 	}
@@ -303,6 +347,8 @@ func (s *Service) evictOne(sh *shard) bool {
 func (sh *shard) remove(r *resident) {
 	r.gone = true
 	delete(sh.carts, r.id)
+	delete(sh.guests, r.id)
+	sh.lapse(r.id)
 	sh.service.memory.Add(-r.size)
 	sh.service.residents.Add(-1)
 }

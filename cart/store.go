@@ -35,11 +35,12 @@ type Store interface {
 	Purge(ctx context.Context, expiredBefore crdt.Timestamp) (int, error)
 
 	// Versions returns the versions of stored carts, ordered by id: of at most limit carts whose ids come
-	// after the given one. The zero ID begins; fewer than limit are the end. What was committed before
-	// is counted in, with two exceptions. A damaged cart has the version that is stored beside it, and is
-	// left out where there is none. Changes that a store keeps apart because it cannot join them yet are
-	// left out too, and with them a cart that has nothing else.
-	Versions(ctx context.Context, after ID, limit int) ([]StoredVersion, error)
+	// after one and up to another, last, which is counted in. The zero ID begins, LastID reaches to the end
+	// of all; fewer than limit are the end of the range, in which the store reads nothing else. What was
+	// committed before is counted in, with two exceptions. A damaged cart has the version that is stored beside
+	// it, and is left out where there is none. Changes that a store keeps apart because it cannot join them yet
+	// are left out too, and with them a cart that has nothing else.
+	Versions(ctx context.Context, after, last ID, limit int) ([]StoredVersion, error)
 
 	// Close writes out what was delayed and releases the store.
 	Close() error

@@ -17,7 +17,7 @@ func (c *Core) SetBridges(bridge bool, abroad []Member) {
 	defer c.mu.Unlock()
 	c.bridge = bridge
 	for _, m := range abroad {
-		c.meet(m)
+		c.meet(m).who = m
 	}
 	present(c.abroad, abroad, c.o.Now())
 }

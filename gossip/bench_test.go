@@ -17,7 +17,7 @@ func (noCarts) Keep(_, _ [Slots / 64]uint64)                        {}
 
 func benchCore(b *testing.B, self, peers int) *Core {
 	c := NewCore(CoreOptions{
-		Self: Member{Start: uint64(self)}, Carts: noCarts{}, Replicas: 3, Tolerate: 1, Logger: slog.New(slog.DiscardHandler),
+		Self: memberOf(uint64(self)), Carts: noCarts{}, Replicas: 3, Tolerate: 1, Logger: slog.New(slog.DiscardHandler),
 		Now: time.Now, Rand: rand.New(rand.NewPCG(1, 1)),
 		Spawn: func(uint64, func(context.Context)) {}, Wake: func(uint64) {},
 	})
@@ -25,11 +25,34 @@ func benchCore(b *testing.B, self, peers int) *Core {
 		if start == self {
 			continue
 		}
-		if err := c.Up(Member{Start: uint64(start)}, MaxWire); err != nil {
+		if err := c.Up(memberOf(uint64(start)), MaxWire); err != nil {
 			b.Fatal(err)
 		}
 	}
 	return c
+}
+
+// What it costs to find the owners of all slots among 24 nodes, when one of them comes or goes.
+func BenchmarkPlacement(b *testing.B) {
+	for _, zones := range []int{0, 3} {
+		b.Run(map[int]string{0: "no zones", 3: "3 zones"}[zones], func(b *testing.B) {
+			at := placement{sites: someSites(24, zones)}
+			b.ReportAllocs()
+			for b.Loop() {
+				at.choose(3)
+			}
+		})
+	}
+	b.Run("up and down", func(b *testing.B) {
+		c := benchCore(b, 1, 23)
+		b.ReportAllocs()
+		for b.Loop() {
+			c.Down(24, nil)
+			if err := c.Up(memberOf(24), MaxWire); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }
 
 // What a delta of 41 bytes costs its author for each of two peers, acknowledgements included.
@@ -74,7 +97,7 @@ func BenchmarkReceive(b *testing.B) {
 			for i := range items {
 				items[i] = item{kind: kindDelta, id: cartID(i), body: make([]byte, 41)}
 			}
-			body := encodeFrame(header{}, items)[6:]
+			body := encodeFrame(header{}, items)[len(appendHeader(nil, &header{})):]
 			var frame, ack []byte
 			var seq uint64
 			b.ReportAllocs()

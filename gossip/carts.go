@@ -46,7 +46,8 @@ type Carts interface {
 	Vector(ctx context.Context, id [16]byte) (vector []byte, known bool, err error)
 
 	// Compare tells whether this node has something of the cart that the version vector lacks (ahead)
-	// and the other way round (behind); both, or neither, may be. It may load the cart.
+	// and the other way round (behind); both, or neither, may be. It may load the cart. An error says that this is not
+	// known at present; with behind, that it will be when this node has joined the other's state.
 	Compare(ctx context.Context, id [16]byte, vector []byte) (ahead, behind bool, err error)
 
 	// State returns the whole latest state of a cart, as a payload, and what to call when a peer holds it,

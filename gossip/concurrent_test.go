@@ -164,7 +164,7 @@ func newMachine(start uint64, nodes int) *machine {
 		m.in[peer] = make(chan []byte, 1000)
 	}
 	m.Core = NewCore(CoreOptions{
-		Self: Member{Start: start}, Carts: m.carts, Replicas: 2, Tolerate: 1, Logger: slog.New(slog.DiscardHandler),
+		Self: memberOf(start), Carts: m.carts, Replicas: 3, Tolerate: 1, Logger: slog.New(slog.DiscardHandler),
 		Now: time.Now, Rand: rand.New(rand.NewPCG(1, start)),
 		Spawn: func(peer uint64, job func(context.Context)) { m.jobs[peer] <- job },
 		Wake: func(peer uint64) {
@@ -187,7 +187,7 @@ func reconnect(t *testing.T, a, b *machine) {
 	a.drain(b.start)
 	b.drain(a.start)
 	for _, pair := range [][2]*machine{{a, b}, {b, a}} {
-		if err := pair[0].Up(Member{Start: pair[1].start}, MaxWire); err != nil {
+		if err := pair[0].Up(memberOf(pair[1].start), MaxWire); err != nil {
 			t.Error(err)
 		}
 	}

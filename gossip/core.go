@@ -52,6 +52,8 @@ type Core struct {
 	abroad    []*peer // of other regions, by start id
 	bridge    bool    // this node talks to other regions
 	placement placement
+	held      held
+	forwards  forwards
 	fetches   []*fetch // not answered, oldest first
 	requests  uint64   // fetches ever begun
 	sessions  uint64   // sessions of repair ever begun
@@ -66,7 +68,7 @@ type Core struct {
 type peer struct {
 	start  uint64    // never changes, nor does abroad; the mutex guards everything else
 	abroad bool      // of another region
-	who    Member    // as SetMembers, SetBridges or Up told last
+	who    Member    // as SetMembers or SetBridges told last, or Up before that
 	member bool      // as SetMembers or SetBridges told last
 	left   time.Time // when it ceased to be a member, or its link went down after that
 	up     bool      // its link is
@@ -75,9 +77,12 @@ type peer struct {
 	met      bool   // its link was up once
 	link     uint64 // counts the links; what began on another one has no business here
 
-	out  outbox
-	in   inbox
-	owns slotSet // ranked slots that the peer is among the owners of
+	out outbox
+	in  inbox
+
+	owns  slotSet // slots that its site is among the owners of
+	both  slotSet // of these, those that this node owns, too
+	given slotSet // held slots of which it has what this node has
 
 	heard     time.Time // when the last frame came
 	exchanged time.Time // when the last frame with items came or went
@@ -101,6 +106,7 @@ type peer struct {
 		held     []func(uint64)
 		refused  []refused
 		refusals []refusal
+		slots    []int // of the items that Carts hold
 	}
 }
 
@@ -112,6 +118,16 @@ func NewCore(o CoreOptions) *Core {
 	c := &Core{o: o}
 	c.replace()
 	return c
+}
+
+// SetSelf tells what this process is, where that was not known when the Core was made. It comes before anything
+// else.
+func (c *Core) SetSelf(self Member) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.o.Self = self
+	c.replace()
+	c.held.tellAt = c.o.Now().Add(keepAfter) // it meets others only now
 }
 
 // find returns where the peer of a start id is among peers, or would be.
@@ -148,7 +164,7 @@ func (c *Core) linked(start uint64) *peer {
 // everywhere returns the peers of the region and those abroad.
 func (c *Core) everywhere() [2][]*peer { return [2][]*peer{c.peers, c.abroad} }
 
-// meet returns the peer that m tells of, which may be a new one.
+// meet returns the peer of a start id, which is a new one that m tells of if it was not known.
 func (c *Core) meet(m Member) *peer {
 	peers, abroad := &c.peers, m.Region != c.o.Self.Region
 	if abroad {
@@ -156,9 +172,8 @@ func (c *Core) meet(m Member) *peer {
 	}
 	i, found := find(*peers, m.Start)
 	if !found {
-		*peers = slices.Insert(*peers, i, &peer{start: m.Start, abroad: abroad, out: outbox{limit: c.o.MaxOutbox}})
+		*peers = slices.Insert(*peers, i, &peer{start: m.Start, abroad: abroad, who: m, out: outbox{limit: c.o.MaxOutbox}})
 	}
-	(*peers)[i].who = m
 	return (*peers)[i]
 }
 
@@ -168,7 +183,7 @@ func (c *Core) SetMembers(members []Member) {
 	defer c.mu.Unlock()
 	for _, m := range members {
 		if m.Start != c.o.Self.Start {
-			c.meet(m)
+			c.meet(m).who = m
 		}
 	}
 	present(c.peers, members, c.o.Now())
@@ -202,12 +217,15 @@ func (c *Core) Up(m Member, wire uint64) error {
 		return errNoBridge
 	}
 	p := c.meet(m)
+	if !p.member && m.GossipAddr != "" {
+		p.who = m
+	}
 	var over answers
 	if p.up {
 		over = c.down(p, errors.New("gossip: another link came up"))
 	}
 	now := c.o.Now()
-	p.up, p.draining = true, false
+	p.up = true // that it drains, it goes on to do
 	p.link++
 	p.in = inbox{}
 	p.heard, p.exchanged, p.beatAt, p.unechoed = now, now, now, time.Time{}
@@ -217,7 +235,8 @@ func (c *Core) Up(m Member, wire uint64) error {
 			p.met, p.needsSync = true, true
 		}
 		c.replace()
-		c.compareSoon(p, now)
+		p.compareSoon(c.o.Self.Start, now)
+		c.startRepairs(now)
 		c.sendOwed(p)
 	}
 	c.o.Wake(p.start)
@@ -279,6 +298,12 @@ func (c *Core) Tick() (stale []uint64) {
 		}
 	}
 	c.peers, c.abroad = c.forget(c.peers, now), c.forget(c.abroad, now)
+	if out := c.placement.expires; !out.IsZero() && !now.Before(out) {
+		c.replace()
+	}
+	if at := c.held.tellAt; !at.IsZero() && !now.Before(at) {
+		c.tell()
+	}
 	c.startRepairs(now)
 	over := c.overdue(now)
 	c.mu.Unlock()
@@ -314,8 +339,8 @@ func (c *Core) forget(peers []*peer, now time.Time) []*peer {
 func (p *peer) stays() bool { return p.up && !p.draining }
 
 // SetDraining tells whether this node is about to leave. Every frame says so, so that no peer takes an
-// acknowledgement that comes from now on for one of a holder; and it is found out which peers have all that
-// this node has.
+// acknowledgement that comes from now on for one of a holder. It owns nothing any more: what it has, it keeps until
+// the owners have it.
 func (c *Core) SetDraining(draining bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -323,11 +348,11 @@ func (c *Core) SetDraining(draining bool) {
 		return
 	}
 	c.draining = draining
+	c.replace()
 	now := c.o.Now()
 	for _, p := range c.peers {
 		p.beatAt = now
 		if draining {
-			c.needSync(p, "this node is about to leave")
 			p.repairAt = now
 		}
 		c.wake(p)
@@ -336,25 +361,41 @@ func (c *Core) SetDraining(draining bool) {
 }
 
 // Peers returns how many peers can be counted on to hold something: those with a link that do not drain.
-func (c *Core) Peers() int { return c.count((*peer).stays) }
-
-// HandedOver reports whether enough peers have all that this node has, as far as it knows; once it drains, all that
-// it had acknowledged before.
-func (c *Core) HandedOver() bool {
-	return c.o.Tolerate < c.count(func(p *peer) bool {
-		return p.stays() && !p.needsSync && p.owed.len() == 0 && p.steps.len() == 0 && p.out.sent+p.out.waiting() == 0
-	})
-}
-
-func (c *Core) count(which func(*peer) bool) (n int) {
+func (c *Core) Peers() (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, p := range c.peers {
-		if which(p) {
+		if p.stays() {
 			n++
 		}
 	}
 	return n
+}
+
+// HandedOver reports whether enough peers have all that this node has, as far as it knows; once it drains, all that
+// it had acknowledged before. In a region where not every node owns everything, only a node that drains has handed
+// over, when it holds nothing that is not safe with its owners.
+func (c *Core) HandedOver() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	abreast, idle := 0, true
+	for _, p := range c.peers {
+		if !p.stays() {
+			continue
+		}
+		if p.owed.len() > 0 || p.steps.len() > 0 || p.out.sent+p.out.waiting() > 0 {
+			idle = false
+			continue
+		}
+		gives := c.gives(p)
+		if p.owns == allSlots && !p.needsSync && gives.empty() {
+			abreast++
+		}
+	}
+	if len(c.placement.sites) <= c.o.Replicas {
+		return abreast > c.o.Tolerate
+	}
+	return c.draining && idle && c.held.slots.empty()
 }
 
 // Alive reports whether the process of a start id is this one, or a peer that can be counted on.

@@ -107,11 +107,11 @@ const (
 	kindFetched // n: the request; body: the payload of the whole cart, if m is 1
 
 	// Repair: n is the number of the session of who opened it. See repair.go.
-	kindRoot     // m: a hash over all digests
+	kindRoot     // m: a hash over the digests of some slots; body: which, see encodeSlots
 	kindEqual    // the answer to a root: nothing differs
 	kindLater    // the answer to a root: not now
-	kindDigests  // the answer to a root: body: all digests
-	kindListing  // body: id and version of the carts from id on, in its slot; m is 1 if there are more
+	kindDigests  // the answer to a root: body: slots of those, and their digests, see encodeDigests
+	kindListing  // body: id and version of the carts from id on, in its slot; m tells of it, see listing
 	kindListed   // the answer to a listing: m tells of it, see listed; id: where the next one begins
 	kindVector   // an answer to a listing: body: the version vector of a cart
 	kindWant     // the sender wants the whole cart
@@ -142,7 +142,7 @@ var fieldsOf = [kinds]fields{
 	kindPart:     hasID | hasN | hasM | hasBody,
 	kindFetch:    hasID | hasN,
 	kindFetched:  hasID | hasN | hasM | hasBody,
-	kindRoot:     hasN | hasM,
+	kindRoot:     hasN | hasM | hasBody,
 	kindEqual:    hasN,
 	kindLater:    hasN,
 	kindDigests:  hasN | hasBody,
@@ -222,10 +222,12 @@ func (it *item) valid() bool {
 		return it.n > maxPiece && it.n <= maxItem && len(it.body) > 0 && it.m <= it.n-min(it.n, uint64(len(it.body)))
 	case kindFetched:
 		return it.m == 1 || it.m == 0 && len(it.body) == 0
+	case kindRoot:
+		return validSlots(it.body)
 	case kindDigests:
-		return len(it.body) == 8*Slots
+		return validDigests(it.body)
 	case kindListing:
-		return (it.m == 0 || it.m == 1 && len(it.body) > 0) && validListing(it.id, it.body)
+		return it.m <= listingMore|listingGiven && (it.m&listingMore == 0 || len(it.body) > 0) && validListing(it.id, it.body)
 	case kindListed:
 		return it.m <= listedMore|listedFailed
 	case kindFinish, kindFinished:

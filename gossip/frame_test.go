@@ -34,6 +34,8 @@ func encodeFrame(h header, items []item) []byte {
 	return b
 }
 
+var someSlots = slotSet{0: 1, 63: 1 << 63}
+
 // oneOfEach is an item of each kind.
 func oneOfEach() []item {
 	id := cartID(1)
@@ -45,11 +47,14 @@ func oneOfEach() []item {
 		{kind: kindFetch, id: id, n: 1 << 40},
 		{kind: kindFetched, id: id, n: 300, m: 1, body: []byte("payload")},
 		{kind: kindFetched, id: id, n: 300, body: []byte{}},
-		{kind: kindRoot, n: 1, m: 1<<64 - 1},
+		{kind: kindRoot, n: 1, m: 1<<64 - 1, body: []byte{}},
 		{kind: kindEqual, n: 127},
 		{kind: kindLater, n: 128},
-		{kind: kindDigests, n: 1, body: make([]byte, 8*Slots)},
+		{kind: kindRoot, n: 1, m: 2, body: encodeSlots(&someSlots, &slotSet{1: 1})},
+		{kind: kindDigests, n: 1, body: encodeDigests(new([Slots]uint64), &allSlots)},
+		{kind: kindDigests, n: 1, body: encodeDigests(new([Slots]uint64), &someSlots)},
 		{kind: kindListing, id: firstOf(7), n: 1, m: 1, body: encodeListing([]Version{{firstOf(7), 1}, {successor(firstOf(7)), 2}})},
+		{kind: kindListing, id: firstOf(7), n: 1, m: listingMore | listingGiven, body: encodeListing([]Version{{firstOf(7), 1}})},
 		{kind: kindListed, id: id, n: 1, m: listedMore | listedFailed},
 		{kind: kindVector, id: id, body: []byte("vector")},
 		{kind: kindWant, id: id},
@@ -148,11 +153,18 @@ func TestMalformedFrames(t *testing.T) {
 		{"a part beyond the end", header{seq: 1}, []item{{kind: kindPart, n: maxPiece + 1, m: maxPiece + 1, body: []byte("x")}}},
 		{"a part far beyond", header{seq: 1}, []item{{kind: kindPart, n: maxPiece + 1, m: 1<<64 - 1, body: []byte("x")}}},
 		{"nothing fetched, with a payload", header{seq: 1}, []item{{kind: kindFetched, body: []byte("x")}}},
-		{"too few digests", header{seq: 1}, []item{{kind: kindDigests, body: make([]byte, 8*Slots-8)}}},
+		{"half a set of slots", header{seq: 1}, []item{{kind: kindRoot, body: make([]byte, slotsSize)}}},
+		{"more than two sets of slots", header{seq: 1}, []item{{kind: kindRoot, body: make([]byte, 2*slotsSize+1)}}},
+		{"two sets without a slot", header{seq: 1}, []item{{kind: kindRoot, body: make([]byte, 2*slotsSize)}}},
+		{"a slot in both sets", header{seq: 1}, []item{{kind: kindRoot, body: encodeSlots(&someSlots, &slotSet{0: 3})}}},
+		{"digests of no slots", header{seq: 1}, []item{{kind: kindDigests, body: make([]byte, slotsSize-1)}}},
+		{"too few digests", header{seq: 1}, []item{{kind: kindDigests, body: someSlots.append(nil)}}},
+		{"too many digests", header{seq: 1}, []item{{kind: kindDigests, body: make([]byte, slotsSize+digestSize)}}},
 		{"half a cart listed", header{seq: 1}, []item{{kind: kindListing, id: firstOf(7), body: ordered[:listingSize+1]}}},
 		{"listed twice", header{seq: 1}, []item{{kind: kindListing, id: firstOf(7), body: append(ordered[:listingSize:listingSize], ordered...)}}},
 		{"listed before the first", header{seq: 1}, []item{{kind: kindListing, id: successor(firstOf(7)), body: ordered}}},
 		{"listed of another slot", header{seq: 1}, []item{{kind: kindListing, id: firstOf(6), body: ordered}}},
+		{"an unknown flag of a listing", header{seq: 1}, []item{{kind: kindListing, id: firstOf(7), m: 4}}},
 		{"more than nothing listed", header{seq: 1}, []item{{kind: kindListing, id: firstOf(7), m: 1}}},
 		{"an unknown end of a listing", header{seq: 1}, []item{{kind: kindListed, m: 4}}},
 	}

@@ -17,6 +17,23 @@ func (c *Core) versions(from [16]byte, limit int) (versions []Version) {
 	return versions
 }
 
+// versionsOf returns the versions here of the carts of a listing, all of one slot.
+func (c *Core) versionsOf(listed []Version) (versions []Version) {
+	if len(listed) == 0 {
+		return nil
+	}
+	c.o.Carts.EachVersion(listed[0].ID, func(id [16]byte, version uint64) bool {
+		for len(listed) > 0 && bytes.Compare(listed[0].ID[:], id[:]) < 0 {
+			listed = listed[1:]
+		}
+		if len(listed) > 0 && listed[0].ID == id {
+			versions = append(versions, Version{id, version})
+		}
+		return len(listed) > 0
+	})
+	return versions
+}
+
 // before returns the versions of the carts before an id.
 func before(id [16]byte, versions []Version) []Version {
 	n, _ := slices.BinarySearchFunc(versions, id, func(v Version, id [16]byte) int { return bytes.Compare(v.ID[:], id[:]) })
@@ -96,10 +113,10 @@ func compareHeads(a, b []Version) int {
 	return bytes.Compare(a[0].ID[:], b[0].ID[:])
 }
 
-// root returns a hash of all digests.
-func root(digests *[Slots]uint64) (hash uint64) {
-	for _, d := range digests {
-		hash = mix(hash ^ d)
+// root returns a hash of the digests of slots.
+func root(digests *[Slots]uint64, slots *slotSet) (hash uint64) {
+	for slot := range slots.all() {
+		hash = mix(hash ^ digests[slot])
 	}
 	return hash
 }

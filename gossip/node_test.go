@@ -146,7 +146,7 @@ func ring(keys ...Key) Keyring {
 	return r
 }
 
-// start starts a node, which stops with the test.
+// start starts a node, which stops with the test. It is active, and owns everything, unless the options say otherwise.
 func start(t testing.TB, o Options) testNode {
 	t.Helper()
 	w := newWords()
@@ -155,6 +155,12 @@ func start(t testing.TB, o Options) testNode {
 	}
 	if o.Carts == nil {
 		o.Carts = w
+	}
+	if o.Replicas == 0 {
+		o.Replicas = 8
+	}
+	if o.Member.State == 0 {
+		o.Member.State = Active
 	}
 	o.Logger = testLogger(t)
 	if o.GossipListen == "" {
@@ -256,12 +262,19 @@ func await(t testing.TB, what string, holds func() bool) {
 }
 
 func TestNodesOnLoopback(t *testing.T) {
-	a := start(t, Options{Member: Member{Region: "eu", Zone: "a"}})
+	a := start(t, Options{Member: Member{Region: "eu", Zone: "a", State: Joining}})
 	b := start(t, Options{Member: Member{Region: "eu", Zone: "b"}, Join: []string{a.addr()}})
 	await(t, "two nodes", func() bool { return linked(a, b) })
 	c := start(t, Options{Member: Member{Region: "eu", Zone: "c"}, Join: []string{b.addr()}})
 	await(t, "three nodes", func() bool { return linked(a, b, c) })
 
+	a.SetState(Active)
+	for _, n := range []testNode{b, c} {
+		await(t, "a new state", func() bool {
+			_, others := n.members.all()
+			return slices.ContainsFunc(others, func(m Member) bool { return m.GossipAddr == a.addr() && m.State == Active })
+		})
+	}
 	id := cartID(1)
 	for i, n := range []testNode{a, b, c} {
 		n.put(id, fmt.Sprint(i))
@@ -276,13 +289,6 @@ func TestNodesOnLoopback(t *testing.T) {
 		t.Errorf("held by %x, not %x", got, want)
 	}
 
-	a.SetState(Active)
-	for _, n := range []testNode{b, c} {
-		await(t, "a new state", func() bool {
-			_, others := n.members.all()
-			return slices.ContainsFunc(others, func(m Member) bool { return m.GossipAddr == a.addr() && m.State == Active })
-		})
-	}
 	if err := c.Stop(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -461,12 +467,12 @@ func TestStateIsToldAgain(t *testing.T) {
 		}
 		time.Sleep(5 * time.Second)
 		network.cut(hosts[:1], hosts[1:])
-		nodes[0].SetState(Active)
+		nodes[0].SetState(Draining)
 		network.mend(hosts[:1], hosts[1:])
 		know := func() (n int) {
 			for _, other := range nodes[1:] {
 				for _, m := range other.Status().Members {
-					if m.GossipAddr == nodes[0].addr() && m.State == Active {
+					if m.GossipAddr == nodes[0].addr() && m.State == Draining {
 						n++
 					}
 				}

@@ -2,38 +2,47 @@ package gossip
 
 import (
 	"fmt"
+	"hash/fnv"
 	"slices"
 	"testing"
+
+	"pgregory.net/rapid"
 )
 
-// ranked returns the start ids in the order of a slot.
-func ranked(slot int, nodes []candidate) []uint64 {
-	nodes = slices.Clone(nodes)
-	rank(slot, nodes, nil)
-	starts := make([]uint64, len(nodes))
-	for i, node := range nodes {
-		starts[i] = node.start
-	}
-	return starts
+// ranked returns the addresses in the order of a slot.
+func ranked(slot int, sites []site) []string {
+	sites = slices.Clone(sites)
+	rank(slot, sites)
+	return addresses(sites)
 }
 
-func someNodes(n, zones int) []candidate {
-	nodes := make([]candidate, n)
-	for i := range nodes {
-		nodes[i].start = mix(uint64(i))
-		if zones > 0 {
-			nodes[i].zone = fmt.Sprint("zone ", i%zones)
-		}
+func addresses(sites []site) []string {
+	addrs := make([]string, len(sites))
+	for i, s := range sites {
+		addrs[i] = s.addr
 	}
-	return nodes
+	return addrs
+}
+
+// someSites returns sites in the order of their addresses.
+func someSites(n, zones int) []site {
+	sites := make([]site, n)
+	for i := range sites {
+		m := Member{GossipAddr: fmt.Sprintf("10.0.0.%03d:7946", i)}
+		if zones > 0 {
+			m.Zone = fmt.Sprint("zone ", i%zones)
+		}
+		sites[i] = newSite(m, nil)
+	}
+	return sites
 }
 
 func TestRankDoesNotDependOnTheOrder(t *testing.T) {
-	nodes := someNodes(7, 3)
-	reversed := slices.Clone(nodes)
+	sites := someSites(7, 3)
+	reversed := slices.Clone(sites)
 	slices.Reverse(reversed)
 	for slot := range Slots {
-		if a, b := ranked(slot, nodes), ranked(slot, reversed); !slices.Equal(a, b) {
+		if a, b := ranked(slot, sites), ranked(slot, reversed); !slices.Equal(a, b) {
 			t.Fatalf("slot %d: %v and %v", slot, a, b)
 		}
 	}
@@ -41,25 +50,54 @@ func TestRankDoesNotDependOnTheOrder(t *testing.T) {
 
 // The ranking is part of the protocol: nodes of different versions have to agree on it.
 func TestRankStaysAsItIs(t *testing.T) {
-	nodes := []candidate{{start: 1, zone: "x"}, {start: 2, zone: "x"}, {start: 3, zone: "y"}, {start: 4}}
-	hash := uint64(0)
+	var sites []site
+	for _, m := range []Member{
+		{GossipAddr: "10.0.0.1:7946", Zone: "x"},
+		{GossipAddr: "10.0.0.2:7946", Zone: "x"},
+		{GossipAddr: "[fd00::3]:7946", Zone: "y"},
+		{GossipAddr: "10.0.0.4:7946"},
+	} {
+		sites = append(sites, newSite(m, nil))
+	}
+	hash := fnv.New64a()
 	for slot := range Slots {
-		for _, start := range ranked(slot, nodes) {
-			hash = mix(hash ^ start)
+		for _, addr := range ranked(slot, sites) {
+			_, _ = hash.Write([]byte(addr))
 		}
 	}
-	if want := uint64(0x73e063e3bde8c7); hash != want {
-		t.Errorf("%#x, not %#x", hash, want)
+	if got, want := hash.Sum64(), uint64(0x8f7e77012f2a7931); got != want {
+		t.Errorf("%#x, not %#x", got, want)
 	}
 }
 
+func TestOwnersAreTheFirstOfTheRanking(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		n := rapid.IntRange(1, 12).Draw(r, "sites")
+		at := placement{sites: someSites(n, 0)}
+		for i := range at.sites {
+			at.sites[i].zone = rapid.SampledFrom([]string{"", "x", "y", "z"}).Draw(r, "zone")
+		}
+		replicas := rapid.IntRange(1, 6).Draw(r, "replicas")
+		at.choose(replicas)
+		for slot := range Slots {
+			var owners []string
+			for _, i := range at.of(slot) {
+				owners = append(owners, at.sites[i].addr)
+			}
+			if want := ranked(slot, at.sites)[:min(n, replicas)]; !slices.Equal(owners, want) {
+				r.Fatalf("slot %d: %v, want %v", slot, owners, want)
+			}
+		}
+	})
+}
+
 func TestOwnersAreInDistinctZones(t *testing.T) {
-	nodes := someNodes(9, 3)
+	at := placement{sites: someSites(9, 3)}
+	at.choose(3)
 	for slot := range Slots {
 		zones := map[string]bool{}
-		for _, start := range ranked(slot, nodes)[:3] {
-			i := slices.IndexFunc(nodes, func(c candidate) bool { return c.start == start })
-			zones[nodes[i].zone] = true
+		for _, i := range at.of(slot) {
+			zones[at.sites[i].zone] = true
 		}
 		if len(zones) != 3 {
 			t.Fatalf("slot %d: zones %v", slot, zones)
@@ -68,36 +106,55 @@ func TestOwnersAreInDistinctZones(t *testing.T) {
 }
 
 func TestOwnersAreSpreadEvenly(t *testing.T) {
-	nodes := someNodes(8, 0)
-	owns := map[uint64]int{}
-	for slot := range Slots {
-		for _, start := range ranked(slot, nodes)[:3] {
-			owns[start]++
-		}
+	at := placement{sites: someSites(8, 0)}
+	at.choose(3)
+	owns := make([]int, 8)
+	for _, i := range at.owners {
+		owns[i]++
 	}
-	for start, n := range owns {
+	for i, n := range owns {
 		if mean := Slots * 3 / 8; n < mean*9/10 || n > mean*11/10 {
-			t.Errorf("%x owns %d slots, of %d on average", start, n, mean)
+			t.Errorf("%s owns %d slots, of %d on average", at.sites[i].addr, n, mean)
 		}
 	}
 }
 
+// A site that comes or goes moves only those slots that it wins or loses.
 func TestWhoComesMovesOnlyWhatItWins(t *testing.T) {
-	nodes := someNodes(8, 0)
-	moved := 0
-	for slot := range Slots {
-		with, without := ranked(slot, nodes), ranked(slot, nodes[:7])
-		with = slices.DeleteFunc(with, func(start uint64) bool { return start == nodes[7].start })
-		if !slices.Equal(with, without) {
-			t.Fatalf("slot %d: %v with another node, %v without", slot, with, without)
+	rapid.Check(t, func(r *rapid.T) {
+		n := rapid.IntRange(3, 20).Draw(r, "sites")
+		zones := rapid.SampledFrom([]int{0, 2, 3, 5}).Draw(r, "zones")
+		first := rapid.IntRange(0, 1<<20).Draw(r, "first address")
+		sites := make([]site, n+1)
+		for i := range sites {
+			sites[i] = newSite(Member{GossipAddr: fmt.Sprintf("host-%07d:7946", first+i)}, nil)
+			if zones > 0 {
+				sites[i].zone = fmt.Sprint("zone ", i%zones)
+			}
 		}
-		if ranked(slot, nodes)[0] == nodes[7].start {
-			moved++
+		comes := rapid.IntRange(0, n).Draw(r, "comes")
+		with := placement{sites: sites}
+		without := placement{sites: slices.Delete(slices.Clone(sites), comes, comes+1)}
+		with.choose(3)
+		without.choose(3)
+		moved := 0
+		for slot := range Slots {
+			var before []string
+			for _, i := range without.of(slot) {
+				before = append(before, without.sites[i].addr)
+			}
+			for _, i := range with.of(slot) {
+				if addr := with.sites[i].addr; addr == sites[comes].addr {
+					moved++
+				} else if !slices.Contains(before, addr) {
+					r.Fatalf("slot %d moved to %s when %s came", slot, addr, sites[comes].addr)
+				}
+			}
 		}
-	}
-	if moved < Slots/10 || moved > Slots/6 {
-		t.Errorf("%d slots moved, of %d", moved, Slots)
-	}
+		if ideal := Slots * 3 / (n + 1); zones == 0 && moved > ideal*6/5 { // five standard deviations
+			r.Errorf("%d slots moved, of %d on average", moved, ideal)
+		}
+	})
 }
 
 func TestNodesAgreeOnTheRanking(t *testing.T) {

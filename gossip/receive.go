@@ -42,6 +42,9 @@ func (c *Core) Receive(start uint64, frame []byte) error {
 	}
 
 	c.mu.Lock()
+	for _, slot := range p.reading.slots {
+		c.holdSlot(slot)
+	}
 	if p.link != link {
 		c.mu.Unlock()
 		return errDown
@@ -146,11 +149,10 @@ func (c *Core) takeAck(p *peer, h *header) {
 		switch {
 		case r.kind == kindDelta && r.lacks:
 			c.owe(p, r.id)
-		case r.kind != kindState:
+		case r.kind != kindState: // which is left to a later session
 			c.needSync(p, "it refused a change")
-		case c.draining: // else it is left to a later session
-			c.needSync(p, "it refused a cart that this node is about to leave to it")
 		}
+		p.lacks(SlotOf(r.id))
 	}
 	c.sendOwed(p)
 	if p.out.waiting() > 0 {
@@ -162,6 +164,7 @@ func (c *Core) takeAck(p *peer, h *header) {
 // returns the items that are left to do.
 func (c *Core) takeItems(p *peer, r *reader) (todo []item, err error) {
 	p.reading.refusals = p.reading.refusals[:0]
+	p.reading.slots = p.reading.slots[:0]
 	var it item
 	for index := 0; len(r.b) > 0; index++ {
 		if index == maxItems {
@@ -193,7 +196,9 @@ func (c *Core) takeItems(p *peer, r *reader) (todo []item, err error) {
 		}
 		switch it.kind {
 		case kindDelta, kindState:
-			if held, lacks := c.o.Carts.Deliver(p.start, it.id, it.body); !held {
+			if held, lacks := c.o.Carts.Deliver(p.start, it.id, it.body); held {
+				p.reading.slots = append(p.reading.slots, SlotOf(it.id))
+			} else {
 				p.refuse(index, lacks)
 			}
 		case kindMark:

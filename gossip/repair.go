@@ -10,8 +10,8 @@ import (
 // Repair makes the carts of two nodes equal, whatever was lost between them. One node opens a session:
 //
 //	opener                         other
-//	root: a hash of all digests →
-//	                             ← equal, and that was it; or later; or all digests
+//	root: slots, and a hash of their digests →
+//	                             ← equal, and that was it; or later; or the digests of those it takes part with
 //	listings of slots that differ →
 //	                             ← vectors of the carts it has in another version, or alone
 //	                             ← want of those it lacks; listed
@@ -27,9 +27,13 @@ import (
 // for carts that one of them could not load, which both words tell; and neither has more than a few
 // hundred states under way, however many carts differ.
 //
-// The other remembers nothing of a session but its number. The opener gives one up when nothing is
-// heard of it for a while, when the link goes down, or when its own outbox overflows; what comes of it
-// later does no harm.
+// A session is about the slots that both own, and those that the opener holds for the other. Of the latter only what
+// the opener has is compared, and nothing goes back. The other leaves out what it does not own, as far as it knows,
+// and what it cannot tell of yet; then neither takes the other for in sync, and the opener tries again.
+//
+// The other remembers nothing of a session but its number and the slots that both own. The opener gives one up when
+// nothing is heard of it for a while, when the link goes down, or when its own outbox overflows; what comes of
+// it later does no harm.
 const (
 	repairEvery  = time.Second      // between sessions, when there is a reason for one
 	anywayEvery  = 10 * time.Second // between sessions, when there is none
@@ -40,6 +44,12 @@ const (
 	maxListing = 4096      // carts in a listing
 	maxAnswer  = 256       // carts in the answer to a listing
 	stateRoom  = 1 << 20   // bytes in the outbox beyond which no state is added
+)
+
+// What a listing says beside.
+const (
+	listingMore  = 1 << iota // there are more carts in the slot
+	listingGiven             // the opener gives: it wants to hear of the listed carts only
 )
 
 // What the answer to a listing says beside.
@@ -56,9 +66,10 @@ type repair struct {
 	compare   bool      // a session is wanted, since the link came up
 	repairAt  time.Time // not before then
 
-	own     *session  // that this node opened; or nil
-	serving uint64    // the session of the peer that began after needsSync was set last; or 0
-	served  time.Time // the last word of a session of the peer
+	own      *session  // that this node opened; or nil
+	serving  uint64    // the session of the peer that began after needsSync was set last; or 0
+	compared slotSet   // slots that it is about, of those that both own
+	served   time.Time // the last word of a session of the peer
 
 	// owed are carts whose state the peer is to get. A cart is in owing while it is there.
 	owed    fifo[[16]byte]
@@ -73,11 +84,15 @@ type repair struct {
 
 // session is one that this node opened.
 type session struct {
-	number uint64
-	todo   fifo[[16]byte] // where listings of slots that differ are to begin
-	open   int            // listings that were sent and not answered
-	failed bool           // not every difference was dealt with
-	word   time.Time      // when something happened last
+	number  uint64
+	both    slotSet        // slots that it is about, and that both own
+	give    slotSet        // the others that it is about
+	gives   slotSet        // of these, those in which nothing has changed here since it began
+	partial bool           // it leaves out slots that both own
+	todo    fifo[[16]byte] // where listings of slots that differ are to begin
+	open    int            // listings that were sent and not answered
+	failed  bool           // not every difference was dealt with
+	word    time.Time      // when something happened last
 }
 
 // Synced reports whether no live peer may lack, or have, what this node has, or lacks, for any other
@@ -88,15 +103,24 @@ func (c *Core) Synced() bool {
 	return !slices.ContainsFunc(c.peers, func(p *peer) bool { return p.up && p.needsSync })
 }
 
-// needSync notes that something may have been lost on the way to a peer. The mutex is held.
+// ownsSlot reports whether this node owns a slot.
+func (c *Core) ownsSlot(slot int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.placement.own.has(slot)
+}
+
+// needSync notes that something may have been lost on the way to a peer. One that owns nothing of what this node
+// owns needs no sync. The mutex is held.
 func (c *Core) needSync(p *peer, why string) {
-	if !p.needsSync {
+	needed := !p.both.empty()
+	if needed && !p.needsSync {
 		name := p.who.Name
 		c.o.Spawn(p.start, func(ctx context.Context) {
 			c.o.Logger.InfoContext(ctx, "gossip: a peer needs sync", "peer", name, "reason", why)
 		})
 	}
-	p.needsSync = true
+	p.needsSync = needed
 	p.serving = 0
 	if p.own != nil {
 		p.own.failed = true
@@ -114,14 +138,13 @@ func (c *Core) inSync(p *peer) {
 	p.needsSync, p.compare = false, false
 }
 
-// compareSoon opens a session with a peer whose link came up: here at once, or there, and here later.
-func (c *Core) compareSoon(p *peer, now time.Time) {
+// compareSoon wants a session of this node, of start id self, with the peer: here at once, or there, and here later.
+func (p *peer) compareSoon(self uint64, now time.Time) {
 	p.compare = true
 	p.repairAt = now
-	if p.start < c.o.Self.Start {
+	if p.start < self {
 		p.repairAt = now.Add(repairEvery)
 	}
-	c.startRepairs(now)
 }
 
 // startRepairs opens the sessions that are due and gives up those that are stuck. The mutex is held.
@@ -130,7 +153,8 @@ func (c *Core) startRepairs(now time.Time) {
 		if p.own != nil && now.Sub(p.own.word) > repairGiveUp {
 			c.close(p, now)
 		}
-		if (p.needsSync || p.compare) && p.mayOpen(now) {
+		gives := c.gives(p)
+		if (p.needsSync || p.compare || !gives.empty()) && p.mayOpen(now) {
 			c.openSession(p, now)
 		}
 	}
@@ -141,7 +165,7 @@ func (c *Core) startRepairs(now time.Time) {
 	anyway := !now.Before(c.anywayAt)
 	var idle []*peer
 	for _, p := range c.peers {
-		if (anyway || now.Sub(p.exchanged) >= repairEvery) && p.mayOpen(now) {
+		if (anyway || now.Sub(p.exchanged) >= repairEvery) && !p.both.empty() && p.mayOpen(now) {
 			idle = append(idle, p)
 		}
 	}
@@ -176,10 +200,18 @@ func (c *Core) close(p *peer, now time.Time) {
 
 // complete ends the session that this node opened, when both have what differed. The mutex is held.
 func (c *Core) complete(p *peer, now time.Time) {
-	if !p.own.failed {
+	s := p.own
+	c.close(p, now)
+	if s.failed {
+		return
+	}
+	p.given = p.given.or(&s.gives)
+	c.release()
+	if s.partial {
+		p.compare = true
+	} else {
 		c.inSync(p)
 	}
-	c.close(p, now)
 }
 
 // abandon gives up all sessions with a peer, since some of what belongs to them is lost; the peer is
@@ -263,42 +295,61 @@ func (c *Core) takeWord(p *peer, it *item) {
 	}
 }
 
-// sendRoot opens a session, if every cart is known here.
+// sendRoot opens a session about what is known here.
 func (c *Core) sendRoot(p *peer, s *session) {
-	seeded := c.o.Carts.Seeded() == allSlots
-	var hash uint64
-	if seeded {
-		hash = root(c.o.Carts.Digests())
+	seeded := slotSet(c.o.Carts.Seeded())
+	about := c.choose(p, s, &seeded)
+	if about.empty() {
+		return
 	}
+	hash := root(c.o.Carts.Digests(), &about)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch {
-	case p.own != s:
-	case !seeded:
-		c.close(p, c.o.Now())
-	default:
-		c.ask(p, item{kind: kindRoot, n: s.number, m: hash})
+	if p.own == s {
+		c.ask(p, item{kind: kindRoot, n: s.number, m: hash, body: encodeSlots(&s.both, &s.give)})
 	}
 }
 
-// answerRoot answers the opening of a session. Of two that are opened from both sides, the one of the
-// smaller start id goes on.
-func (c *Core) answerRoot(p *peer, it *item) {
-	seeded := c.o.Carts.Seeded() == allSlots
+// choose finds out which slots a session is about. If there are none, it is over. What changes in a slot from here on
+// is not given by it.
+func (c *Core) choose(p *peer, s *session, seeded *slotSet) (about slotSet) {
 	c.mu.Lock()
-	if !seeded || p.own != nil && c.o.Self.Start < p.start {
+	defer c.mu.Unlock()
+	if p.own != s {
+		return slotSet{}
+	}
+	s.both, s.give = p.both.and(seeded), c.gives(p)
+	s.partial = s.both != p.both
+	s.gives = s.give
+	about = s.both.or(&s.give)
+	if about.empty() {
+		c.close(p, c.o.Now())
+	}
+	return about
+}
+
+// answerRoot answers the opening of a session. Of two that are opened from both sides, the one of the
+// smaller start id goes on, and the other side opens its own again after that, if it still needs one.
+func (c *Core) answerRoot(p *peer, it *item) {
+	seeded := slotSet(c.o.Carts.Seeded())
+	both, give := decodeSlots(it.body)
+	about := both.or(&give)
+	c.mu.Lock()
+	both = both.and(&seeded)
+	taken := both.or(&give)
+	taken = taken.and(&c.placement.own)
+	if taken.empty() || p.own != nil && c.o.Self.Start < p.start {
 		c.ask(p, item{kind: kindLater, n: it.n})
 		c.mu.Unlock()
 		return
 	}
-	if p.own != nil {
-		c.close(p, c.o.Now())
-	}
+	p.own = nil
 	p.serving, p.served = it.n, c.o.Now()
+	p.compared = taken.and(&both)
 	c.mu.Unlock()
 
 	digests := c.o.Carts.Digests()
-	equal := root(digests) == it.m
+	equal := taken == about && root(digests, &taken) == it.m
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -307,32 +358,38 @@ func (c *Core) answerRoot(p *peer, it *item) {
 		c.ask(p, item{kind: kindEqual, n: it.n})
 		return
 	}
-	body := make([]byte, 0, 8*Slots)
-	for _, d := range digests {
-		body = binary.BigEndian.AppendUint64(body, d)
-	}
-	c.ask(p, item{kind: kindDigests, n: it.n, body: body})
+	c.ask(p, item{kind: kindDigests, n: it.n, body: encodeDigests(digests, &taken)})
 }
 
 // endServing ends the session of a peer, when both have what differed. The mutex is held.
 func (c *Core) endServing(p *peer, number uint64) {
-	if p.serving == number {
-		p.serving = 0
+	if p.serving != number {
+		return
+	}
+	p.serving = 0
+	if rest := p.both.without(&p.compared); rest.empty() {
 		c.inSync(p)
 	}
 }
 
 // takeDigests finds the slots that differ.
 func (c *Core) takeDigests(p *peer, it *item) {
-	digests := c.o.Carts.Digests()
+	ours := c.o.Carts.Digests()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.session(p, it.n)
 	if s == nil {
 		return
 	}
-	for slot, d := range digests {
-		if d != binary.BigEndian.Uint64(it.body[8*slot:]) {
+	taken, theirs := decodeDigests(it.body)
+	if left := s.both.without(&taken); !left.empty() {
+		s.partial = true
+	}
+	s.gives = s.gives.and(&taken)
+	for slot := range taken.all() {
+		differ := ours[slot] != binary.BigEndian.Uint64(theirs)
+		theirs = theirs[digestSize:]
+		if differ && (s.both.has(slot) || s.give.has(slot) && ours[slot] != 0) {
 			s.todo.push(firstOf(slot))
 		}
 	}
@@ -354,7 +411,10 @@ func (c *Core) sendListings(p *peer, s *session) {
 		listing := item{kind: kindListing, id: from, n: s.number}
 		versions := c.versions(from, maxListing+1)
 		if len(versions) > maxListing {
-			versions, listing.m = versions[:maxListing], 1
+			versions, listing.m = versions[:maxListing], listingMore
+		}
+		if s.give.has(SlotOf(from)) {
+			listing.m |= listingGiven
 		}
 		listing.body = encodeListing(versions)
 		size += len(listing.body)
@@ -385,11 +445,23 @@ func (c *Core) nextListing(p *peer, s *session) (from [16]byte, some bool) {
 
 // answerListing says of each cart that differs what is here, or that it is wanted.
 func (c *Core) answerListing(ctx context.Context, p *peer, it *item) {
-	theirs := decodeListing(it.body)
-	// If there are more of ours than this, more than maxAnswer differ before the last one.
-	ours := c.versions(it.id, len(theirs)+maxAnswer+1)
 	reply := item{kind: kindListed, n: it.n}
-	if it.m == 1 {
+	if !c.ownsSlot(SlotOf(it.id)) { // any more
+		reply.m = listedFailed
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.ask(p, reply)
+		return
+	}
+	theirs := decodeListing(it.body)
+	var ours []Version
+	if it.m&listingGiven != 0 {
+		ours = c.versionsOf(theirs)
+	} else {
+		// If there are more of ours than this, more than maxAnswer differ before the last one.
+		ours = c.versions(it.id, len(theirs)+maxAnswer+1)
+	}
+	if it.m&listingMore != 0 {
 		reply.id, reply.m = successor(theirs[len(theirs)-1].ID), listedMore
 		ours = before(reply.id, ours)
 	}
@@ -439,7 +511,7 @@ func (c *Core) takeVector(ctx context.Context, p *peer, it *item) {
 	if ahead && err == nil {
 		c.owe(p, it.id)
 	}
-	if behind && err == nil {
+	if behind && (err != nil || c.placement.own.has(SlotOf(it.id))) {
 		c.ask(p, item{kind: kindWant, id: it.id})
 	}
 }

@@ -2,32 +2,49 @@ package gossip
 
 import "time"
 
-// Replicate sends a change of a cart on its way to all peers: at once to those that own the cart, soon
-// to the others. It calls held, if not nil, with the start id of each peer that has told that it holds
-// the change: once each, after Replicate has returned, from any goroutine. For a peer that does not
-// get the change from here, or that is about to leave, it is not called.
+// Replicate sends a change of a cart on its way to the peers that own it. Where so few of these are live that
+// they are less than may fail at once, others get it in their place. It calls held, if not nil, with the start id of
+// each peer that has told that it holds the change: once each, after Replicate has returned, from any goroutine. For
+// a peer that does not get the change from here, or that is about to leave, it is not called.
 func (c *Core) Replicate(id [16]byte, delta []byte, held func(holder uint64)) {
 	it := item{kind: kindDelta, id: id, body: delta}
 	encoded := it.encode()
 	slot := SlotOf(id)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.place(slot)
-	var soon time.Time
-	for _, p := range c.peers {
-		if p.owns.has(slot) || !p.up {
-			c.offer(p, entry{encoded: encoded, held: held}, time.Time{})
+	c.holdSlot(slot)
+	c.toHolders(slot, func(p *peer) { c.offer(p, entry{encoded: encoded, held: held}, time.Time{}) })
+}
+
+// toHolders calls send with each peer that is to hold what is in a slot: its owners, live or not, and as many
+// others as it takes to have enough that are live. The mutex is held.
+func (c *Core) toHolders(slot int, send func(*peer)) {
+	at := &c.placement
+	live := 0
+	for _, i := range at.of(slot) {
+		p := at.sites[i].peer
+		if p == nil {
 			continue
 		}
-		if soon.IsZero() {
-			soon = c.o.Now().Add(gather)
+		send(p)
+		if p.stays() {
+			live++
 		}
-		c.offer(p, entry{encoded: encoded, held: held}, soon)
+	}
+	if live >= c.o.Tolerate {
+		return
+	}
+	for _, s := range c.spares(slot) {
+		if live == c.o.Tolerate {
+			break
+		}
+		send(s.peer)
+		live++
 	}
 }
 
-// Mark sends a mark of a cart to all peers with what goes there next, soon at the latest. A mark that
-// was not sent yet is replaced by a later one of its cart.
+// Mark sends a mark of a cart to the peers that Replicate sends a change to, with what goes there next, soon at
+// the latest. A mark that was not sent yet is replaced by a later one of its cart.
 func (c *Core) Mark(id [16]byte, mark []byte) {
 	it := item{kind: kindMark, id: id, body: mark}
 	encoded := it.encode()
@@ -35,13 +52,13 @@ func (c *Core) Mark(id [16]byte, mark []byte) {
 	defer c.mu.Unlock()
 	now := c.o.Now()
 	soon := now.Add(gather)
-	for _, p := range c.peers {
+	c.toHolders(SlotOf(id), func(p *peer) {
 		if len(encoded) > maxPiece {
 			c.offer(p, entry{encoded: encoded}, soon)
 		} else if c.makeRoom(p, len(encoded)) && p.out.mark(id, encoded, now, soon) {
 			c.wake(p)
 		}
-	}
+	})
 }
 
 // offer puts an encoded item into the outbox of a peer, if there is room. The mutex is held.

@@ -18,7 +18,8 @@ import (
 type scene struct {
 	t      tester
 	now    time.Time
-	actors []*actor
+	actors []*actor // by start id, from 1 on
+	change []func(*CoreOptions)
 
 	// carry decides on a frame: it returns what arrives instead. Nil carries everything.
 	carry func(from, to *actor, frame []byte) [][]byte
@@ -45,6 +46,8 @@ type actor struct {
 	*Core
 	name  string
 	start uint64
+	self  Member
+	gone  bool
 	scene *scene
 	carts *eventCarts
 	jobs  []job // first come, first run; those of one peer are in order like this
@@ -59,29 +62,71 @@ type job struct {
 
 // newScene returns a scene of n nodes without links that are members of one region.
 func newScene(t tester, n int, change ...func(*CoreOptions)) *scene {
-	s := &scene{t: t, now: time.UnixMilli(1_700_000_000_000)}
-	var members []Member
+	s := &scene{t: t, now: time.UnixMilli(1_700_000_000_000), change: change}
 	for i := range n {
-		members = append(members, Member{Start: uint64(i + 1), Name: string(rune('a' + i))})
+		s.add(memberOf(uint64(i + 1)))
 	}
-	for _, m := range members {
-		a := &actor{name: m.Name, start: m.Start, scene: s, ask: map[uint64]time.Time{}, wire: map[uint64][][]byte{}}
-		a.carts = &eventCarts{actor: a, carts: map[[16]byte]vector{}, seeded: true}
-		o := CoreOptions{
-			Self: m, Carts: a.carts, Replicas: 3, Tolerate: 1, Logger: slog.New(slog.DiscardHandler),
-			Now:   func() time.Time { return s.now },
-			Rand:  rand.New(rand.NewPCG(1, m.Start)),
-			Spawn: func(peer uint64, run func(context.Context)) { a.jobs = append(a.jobs, job{peer, run}) },
-			Wake:  func(peer uint64) { a.ask[peer] = s.now },
-		}
-		for _, f := range change {
-			f(&o)
-		}
-		a.Core = NewCore(o)
-		a.SetMembers(members)
-		s.actors = append(s.actors, a)
-	}
+	s.meet()
 	return s
+}
+
+// add starts a node, which nobody has heard of yet.
+func (s *scene) add(m Member) *actor {
+	a := &actor{name: m.Name, start: m.Start, self: m, scene: s, ask: map[uint64]time.Time{}, wire: map[uint64][][]byte{}}
+	a.carts = &eventCarts{actor: a, carts: map[[16]byte]vector{}, seeded: true}
+	o := CoreOptions{
+		Self: m, Carts: a.carts, Replicas: 3, Tolerate: 1, Logger: slog.New(slog.DiscardHandler),
+		Now:   func() time.Time { return s.now },
+		Rand:  rand.New(rand.NewPCG(1, m.Start)),
+		Spawn: func(peer uint64, run func(context.Context)) { a.jobs = append(a.jobs, job{peer, run}) },
+		Wake:  func(peer uint64) { a.ask[peer] = s.now },
+	}
+	for _, f := range s.change {
+		f(&o)
+	}
+	a.Core = NewCore(o)
+	s.actors = append(s.actors, a)
+	return a
+}
+
+// live returns the nodes that are not gone.
+func (s *scene) live() []*actor {
+	return slices.DeleteFunc(slices.Clone(s.actors), func(a *actor) bool { return a.gone })
+}
+
+// meet tells all nodes of each other.
+func (s *scene) meet() {
+	var members []Member
+	for _, a := range s.live() {
+		members = append(members, a.self)
+	}
+	for _, a := range s.live() {
+		a.SetMembers(members)
+	}
+}
+
+// turn makes a node tell of another state.
+func (s *scene) turn(a *actor, state MemberState) {
+	a.self.State = state
+	a.SetDraining(state == Draining)
+	s.meet()
+}
+
+// end ends a node, which says nothing of it.
+func (s *scene) end(a *actor) {
+	for _, b := range s.live() {
+		if b != a && a.linked(b.start) != nil {
+			s.down(a, b, "end")
+		}
+	}
+	a.gone, a.jobs = true, nil
+	s.meet()
+}
+
+// memberOf returns the member of a scene that has a start id.
+func memberOf(start uint64) Member {
+	name := string(rune('a' + start - 1))
+	return Member{Start: start, Name: name, GossipAddr: name + ":7946", State: Active}
 }
 
 // connected returns a scene of n nodes that are linked and in sync.
@@ -99,9 +144,10 @@ func connected(t tester, n int, change ...func(*CoreOptions)) *scene {
 
 // connect links all pairs that are not linked.
 func (s *scene) connect() {
-	for i, a := range s.actors {
-		for _, b := range s.actors[i+1:] {
-			if !a.Alive(b.start) {
+	live := s.live()
+	for i, a := range live {
+		for _, b := range live[i+1:] {
+			if a.linked(b.start) == nil {
 				s.up(a, b)
 			}
 		}
@@ -110,7 +156,7 @@ func (s *scene) connect() {
 
 func (s *scene) up(a, b *actor) {
 	for _, pair := range [][2]*actor{{a, b}, {b, a}} {
-		if err := pair[0].Up(pair[1].o.Self, MaxWire); err != nil {
+		if err := pair[0].Up(pair[1].self, MaxWire); err != nil {
 			s.t.Fatalf("%v", err)
 		}
 	}
@@ -163,9 +209,9 @@ func (s *scene) run(d time.Duration) {
 }
 
 func (s *scene) tick() {
-	for _, a := range s.actors {
+	for _, a := range s.live() {
 		for _, stale := range a.Tick() {
-			if a.Alive(stale) {
+			if a.linked(stale) != nil {
 				s.down(a, s.actor(stale), "stale")
 			}
 		}
@@ -253,6 +299,17 @@ func (a *actor) link(b *actor) LinkStatus {
 	return LinkStatus{}
 }
 
+// owners returns the indices of the actors that own a cart in their own view, in the order of their ranks.
+func (s *scene) owners(id [16]byte) (owners []int) {
+	for i, a := range s.actors {
+		if a.ownsSlot(SlotOf(id)) {
+			owners = append(owners, i)
+		}
+	}
+	slices.SortFunc(owners, func(i, j int) int { return s.actors[i].Rank(id) - s.actors[j].Rank(id) })
+	return owners
+}
+
 // expectEqual fails unless all nodes have the same carts, n of them if n is not negative.
 func (s *scene) expectEqual(n int) {
 	s.t.Helper()
@@ -289,10 +346,15 @@ type eventCarts struct {
 	lost      []uint64
 	delivered int // payloads
 	states    int // of these, whole carts
+	vectors   int // calls of Vector
+
+	keeps     int // calls of Keep
+	own, held slotSet
+	unseeded  slotSet
 }
 
 // vector is the state of a cart: the number of events by author, in the order of the scene.
-type vector [8]uint64
+type vector [16]uint64
 
 func (v vector) encode() (b []byte) {
 	for _, n := range v {
@@ -380,11 +442,28 @@ func (c *eventCarts) Recall(id [16]byte) ([]byte, bool) {
 	return v.encode(), known
 }
 
-func (*eventCarts) Keep(_, _ [Slots / 64]uint64) {}
+// Keep drops what is in other slots, at once.
+func (c *eventCarts) Keep(own, held [Slots / 64]uint64) {
+	c.keeps++
+	c.own, c.held = own, held
+	keep := c.own.or(&c.held)
+	for slot, ids := range c.slots {
+		if keep.has(slot) {
+			continue
+		}
+		for _, id := range slices.Clone(ids) {
+			c.evict(id)
+		}
+	}
+}
 
 func (c *eventCarts) Seeded() (slots [Slots / 64]uint64) {
-	if c.seeded {
+	switch seeded := c.own; {
+	case !c.seeded:
+	case c.keeps == 0:
 		slots = allSlots
+	default:
+		slots = seeded.without(&c.unseeded)
 	}
 	return slots
 }
@@ -439,6 +518,7 @@ func (c *eventCarts) Vector(_ context.Context, id [16]byte) ([]byte, bool, error
 	if c.broken {
 		return nil, false, errBroken
 	}
+	c.vectors++
 	v, known := c.carts[id]
 	return v.encode(), known, nil
 }

@@ -7,10 +7,27 @@ import (
 
 // Status is what there is to see of a Core.
 type Status struct {
-	Links    []LinkStatus   `json:"links"`    // with peers of the region, by start id of the peer
-	Bridge   bool           `json:"bridge"`   // this node talks to other regions
-	Regions  []RegionStatus `json:"regions"`  // the others
-	Counters Counters       `json:"counters"` // of all peers since the start, those that were forgotten included
+	Links     []LinkStatus    `json:"links"`    // with peers of the region, by start id of the peer
+	Bridge    bool            `json:"bridge"`   // this node talks to other regions
+	Regions   []RegionStatus  `json:"regions"`  // the others
+	Counters  Counters        `json:"counters"` // of all peers since the start, those that were forgotten included
+	Placement PlacementStatus `json:"placement"`
+}
+
+// PlacementStatus is what there is to see of the slots, as this node knows them, and of the requests for carts that
+// it does not own.
+type PlacementStatus struct {
+	Sites int `json:"sites"` // that own slots
+	Own   int `json:"own"`   // slots that this node owns
+	Held  int `json:"held"`  // slots that it does not own, and keeps until their owners have what it has of them
+	Short int `json:"short"` // slots with no more live owners than nodes may fail at once: their writes need others
+
+	Gained uint64 `json:"gained"` // slots that it came to own since its start
+	Lost   uint64 `json:"lost"`   // slots that it ceased to own
+
+	Forwarded uint64 `json:"forwarded"`  // requests that an owner answered
+	TakenOver uint64 `json:"taken_over"` // requests that no owner answered, so that this node did
+	Unheeded  uint64 `json:"unheeded"`   // times that an owner was asked and did not answer
 }
 
 // LinkStatus is what there is to see of a peer and of the link with it.
@@ -88,6 +105,19 @@ func (c *Core) Status() Status {
 	defer c.mu.Unlock()
 	now := c.o.Now()
 	s := Status{Links: make([]LinkStatus, 0, len(c.peers)), Bridge: c.bridge, Regions: c.regions(now), Counters: c.forgotten}
+	s.Placement = PlacementStatus{
+		Sites: len(c.placement.sites),
+		Own:   c.placement.own.len(),
+		Held:  c.held.slots.len(),
+		Short: c.placement.short,
+
+		Gained: c.held.gained,
+		Lost:   c.held.lost,
+
+		Forwarded: c.forwards.forwarded,
+		TakenOver: c.forwards.takenOver,
+		Unheeded:  c.forwards.unheeded,
+	}
 	for _, p := range c.peers {
 		s.Links = append(s.Links, p.status(now))
 	}

@@ -5,6 +5,7 @@ package postgres
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strconv"
@@ -170,7 +171,7 @@ func BenchmarkVersions(b *testing.B) {
 	for b.Loop() {
 		var after cart.ID
 		for {
-			page, err := s.Versions(b.Context(), after, 4096)
+			page, err := s.Versions(b.Context(), after, cart.LastID, 4096)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -183,6 +184,44 @@ func BenchmarkVersions(b *testing.B) {
 	}
 	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "carts/s")
 }
+
+// BenchmarkSeeding starts a Service on 100,000 carts, of which it indexes all, or those of slots strewn among the
+// others' as where nodes share them.
+func BenchmarkSeeding(b *testing.B) {
+	s := open(b, pgtest.New(b), Options{})
+	baskets(b, s, 100_000)
+	for _, part := range []uint64{1, 2, 8} {
+		b.Run(fmt.Sprintf("1 of %d", part), func(b *testing.B) {
+			var own [64]uint64
+			random := rand.New(rand.NewPCG(1, part))
+			for i := range 4096 {
+				if random.Uint64N(part) == 0 {
+					own[i/64] |= 1 << (i % 64)
+				}
+			}
+			for b.Loop() {
+				service := cart.New(cart.Options{Store: lasting{s}, Shared: true, Replicator: alone{}, Placed: true})
+				service.Keep(own, [64]uint64{})
+				for !service.Indexed() {
+					time.Sleep(100 * time.Microsecond)
+				}
+				if err := service.Close(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// lasting is a store that stays open when a Service on it is closed.
+type lasting struct{ *Store }
+
+func (lasting) Close() error { return nil }
+
+// alone is a Replicator without peers.
+type alone struct{ cart.Replicator }
+
+func (alone) Peers() int { return 0 }
 
 func BenchmarkLoad(b *testing.B) {
 	s := open(b, pgtest.New(b), Options{})

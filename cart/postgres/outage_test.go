@@ -107,7 +107,7 @@ func wantAway(t *testing.T, s *Store, b *basket, next cart.Change) {
 	for name, operation := range map[string]func() error{
 		"commit":   func() error { return s.Commit(background, []cart.Change{next}) },
 		"load":     func() error { _, err := s.Load(background, b.id); return err },
-		"versions": func() error { _, err := s.Versions(background, cart.ID{}, 1); return err },
+		"versions": func() error { _, err := s.Versions(background, cart.ID{}, cart.LastID, 1); return err },
 		"purge":    func() error { _, err := s.Purge(background, 0); return err },
 	} {
 		begin := time.Now()

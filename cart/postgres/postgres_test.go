@@ -127,7 +127,7 @@ func TestDamagedRow(t *testing.T) {
 	wantDamaged(t, s, hurt)
 	wantDamaged(t, s, hurt)
 	wantState(t, s, whole)
-	if v, err := s.Versions(background, cart.ID{}, 3); err != nil || len(v) != 2 ||
+	if v, err := s.Versions(background, cart.ID{}, cart.LastID, 3); err != nil || len(v) != 2 ||
 		!slices.Contains(v, cart.StoredVersion{ID: hurt.id, Version: cart.VersionHash(hurt.id, hurt.state)}) {
 		t.Errorf("got %x, %v", v, err)
 	}

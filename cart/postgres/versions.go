@@ -7,14 +7,14 @@ import (
 	"cartd/cart"
 )
 
-const selectVersions = "SELECT id, version FROM carts WHERE id > $1 ORDER BY id LIMIT $2"
+const selectVersions = "SELECT id, version FROM carts WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3"
 
-// Versions returns the versions of the next carts after one, in the order of their ids. Fragments
+// Versions returns the versions of the next carts after one and up to last, in the order of their ids. Fragments
 // are not counted in, and a cart that has nothing else is left out. A context that is done ends it.
-func (s *Store) Versions(ctx context.Context, after cart.ID, limit int) ([]cart.StoredVersion, error) {
+func (s *Store) Versions(ctx context.Context, after, last cart.ID, limit int) ([]cart.StoredVersion, error) {
 	var all []cart.StoredVersion
 	err := s.read(ctx, func(ctx context.Context, c querier) (err error) {
-		all, err = readVersions(ctx, c, after, limit)
+		all, err = readVersions(ctx, c, after, last, limit)
 		return err
 	})
 	if err != nil {
@@ -23,8 +23,8 @@ func (s *Store) Versions(ctx context.Context, after cart.ID, limit int) ([]cart.
 	return all, nil
 }
 
-func readVersions(ctx context.Context, c querier, after cart.ID, limit int) ([]cart.StoredVersion, error) {
-	rows, err := c.Query(ctx, selectVersions, after[:], limit)
+func readVersions(ctx context.Context, c querier, after, last cart.ID, limit int) ([]cart.StoredVersion, error) {
+	rows, err := c.Query(ctx, selectVersions, after[:], last[:], limit)
 	if err != nil {
 		return nil, err
 	}

@@ -337,7 +337,7 @@ func (h *orders) check(want *crdt.State) {
 	if err == nil && !same(got, want) {
 		h.t.Fatalf("got %+v, want %+v", got, want)
 	}
-	page, err := h.s.Versions(background, cart.ID{}, 2)
+	page, err := h.s.Versions(background, cart.ID{}, cart.LastID, 2)
 	if err != nil || want == nil && len(page) > 0 ||
 		want != nil && (len(page) != 1 || page[0] != cart.StoredVersion{ID: h.id, Version: cart.VersionHash(h.id, want)}) {
 		h.t.Fatalf("got versions %v, %v of %+v", page, err, want)

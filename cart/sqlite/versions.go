@@ -10,30 +10,30 @@ import (
 	"cartd/cart"
 )
 
-const selectVersions = "SELECT id, version FROM carts WHERE id > ? ORDER BY id LIMIT ?"
+const selectVersions = "SELECT id, version FROM carts WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
 
-// Versions returns the versions of the next carts after one, in the order of their ids. Those whose
-// snapshot is behind are loaded. A context that is done ends it.
-func (s *Store) Versions(ctx context.Context, after cart.ID, limit int) ([]cart.StoredVersion, error) {
+// Versions returns the versions of the next carts after one and up to last, in the order of their ids. Those
+// whose snapshot is behind are loaded. A context that is done ends it.
+func (s *Store) Versions(ctx context.Context, after, last cart.ID, limit int) ([]cart.StoredVersion, error) {
 	var all []cart.StoredVersion
 	for len(all) < limit {
-		page, last, err := s.versions(ctx, after, limit-len(all))
+		page, seen, err := s.versions(ctx, after, last, limit-len(all))
 		if err != nil {
 			return nil, fmt.Errorf("sqlite: versions: %w", err)
 		}
-		if last == after {
+		if seen == after {
 			break
 		}
-		all, after = append(all, page...), last
+		all, after = append(all, page...), seen
 	}
 	return all, nil
 }
 
-// versions returns at most limit of the next carts, and the last that was looked at: those that are
-// damaged are left out.
-func (s *Store) versions(ctx context.Context, after cart.ID, limit int) (page []cart.StoredVersion, last cart.ID, err error) {
-	ids := s.pendingAfter(after) // before the rows: a snapshot may move from here to there
-	rows, err := s.readVersions(ctx, after, limit)
+// versions returns at most limit of the next carts, and which was looked at last: those that are damaged are
+// left out.
+func (s *Store) versions(ctx context.Context, after, last cart.ID, limit int) (page []cart.StoredVersion, seen cart.ID, err error) {
+	ids := s.pendingIn(after, last) // before the rows: a snapshot may move from here to there
+	rows, err := s.readVersions(ctx, after, last, limit)
 	if err != nil {
 		return nil, after, err
 	}
@@ -41,7 +41,7 @@ func (s *Store) versions(ctx context.Context, after cart.ID, limit int) (page []
 		ids = slices.DeleteFunc(ids, func(id cart.ID) bool { return compare(id, rows[limit-1].ID) > 0 })
 	}
 	slices.SortFunc(ids, compare)
-	last = after
+	seen = after
 	for n := 0; n < limit && len(ids)+len(rows) > 0; n++ {
 		isPending, isStored := len(ids) > 0, len(rows) > 0
 		if isPending && isStored {
@@ -62,30 +62,30 @@ func (s *Store) versions(ctx context.Context, after cart.ID, limit int) (page []
 				return nil, after, err
 			}
 		}
-		last = v.ID
+		seen = v.ID
 		if isStored {
 			page = append(page, v)
 		}
 	}
-	return page, last, nil
+	return page, seen, nil
 }
 
 func compare(a, b cart.ID) int { return bytes.Compare(a[:], b[:]) }
 
-// pendingAfter returns the carts after one whose snapshot is behind.
-func (s *Store) pendingAfter(after cart.ID) (ids []cart.ID) {
+// pendingIn returns the carts after one and up to last whose snapshot is behind.
+func (s *Store) pendingIn(after, last cart.ID) (ids []cart.ID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id := range s.pending {
-		if compare(id, after) > 0 {
+		if compare(id, after) > 0 && compare(id, last) <= 0 {
 			ids = append(ids, id)
 		}
 	}
 	return ids
 }
 
-func (s *Store) readVersions(ctx context.Context, after cart.ID, limit int) ([]cart.StoredVersion, error) {
-	rows, err := s.readers.QueryContext(ctx, selectVersions, after[:], limit)
+func (s *Store) readVersions(ctx context.Context, after, last cart.ID, limit int) ([]cart.StoredVersion, error) {
+	rows, err := s.readers.QueryContext(ctx, selectVersions, after[:], last[:], limit)
 	if err != nil {
 		return nil, err
 	}

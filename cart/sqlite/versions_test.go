@@ -38,7 +38,7 @@ func TestVersionsOfDamagedCarts(t *testing.T) {
 		got := map[cart.ID]uint64{}
 		var after cart.ID
 		for n := limit; n == limit; {
-			page, err := s.Versions(t.Context(), after, limit)
+			page, err := s.Versions(t.Context(), after, cart.LastID, limit)
 			if err != nil {
 				t.Fatal(err)
 			}

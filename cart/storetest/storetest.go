@@ -357,7 +357,7 @@ func gapAtTheStart(t *testing.T, db Database) {
 		if _, err := s.Load(t.Context(), a.id); !errors.Is(err, cart.ErrDamaged) {
 			t.Fatalf("load: got %v, want %v", err, cart.ErrDamaged)
 		}
-		if page, err := s.Versions(t.Context(), cart.ID{}, 2); len(page) > 0 || err != nil {
+		if page, err := s.Versions(t.Context(), cart.ID{}, cart.LastID, 2); len(page) > 0 || err != nil {
 			t.Fatalf("versions: got %v, %v", page, err)
 		}
 		db.Crash(t)
@@ -376,7 +376,7 @@ func gapAtTheStart(t *testing.T, db Database) {
 func wantVersion(tb TB, s cart.Store, id cart.ID, state *crdt.State) {
 	tb.Helper()
 	want := cart.StoredVersion{ID: id, Version: cart.VersionHash(id, state)}
-	if page, err := s.Versions(context.Background(), cart.ID{}, 2); err != nil || len(page) != 1 || page[0] != want {
+	if page, err := s.Versions(context.Background(), cart.ID{}, cart.LastID, 2); err != nil || len(page) != 1 || page[0] != want {
 		tb.Fatalf("versions: got %v, %v, want %v", page, err, want)
 	}
 }
@@ -546,20 +546,21 @@ func purgePages(t *testing.T, db Database) {
 	wantState(t, s, changes[carts-1].ID, changes[carts-1].State)
 }
 
-// versions compares what Versions returns, page by page, with the states that were committed.
+// versions compares what Versions returns of the whole and of ranges, page by page, with the states that were
+// committed.
 func versions(t *testing.T, db Database) {
 	s := open(t, db)
-	listed := func(limit int) map[cart.ID]uint64 {
+	listed := func(after, last cart.ID, limit int) map[cart.ID]uint64 {
 		t.Helper()
 		all := make(map[cart.ID]uint64)
-		for after := (cart.ID{}); ; {
-			page, err := s.Versions(t.Context(), after, limit)
+		for {
+			page, err := s.Versions(t.Context(), after, last, limit)
 			if err != nil {
 				t.Fatalf("versions: %v", err)
 			}
 			for _, v := range page {
-				if bytes.Compare(v.ID[:], after[:]) <= 0 {
-					t.Fatalf("versions: %v does not come after %v", v.ID, after)
+				if bytes.Compare(v.ID[:], after[:]) <= 0 || bytes.Compare(v.ID[:], last[:]) > 0 {
+					t.Fatalf("versions: %v does not come after %v, and up to %v", v.ID, after, last)
 				}
 				all[v.ID], after = v.Version, v.ID
 			}
@@ -574,9 +575,23 @@ func versions(t *testing.T, db Database) {
 	want := make(map[cart.ID]uint64)
 	check := func() {
 		t.Helper()
-		for _, limit := range []int{1, 7, 1000} {
-			if got := listed(limit); !maps.Equal(got, want) {
-				t.Fatalf("versions, %d at a time: got %x, want %x", limit, got, want)
+		bounds := []cart.ID{{}, cart.LastID}
+		for id := range want {
+			if len(bounds) < 6 {
+				bounds = append(bounds, id)
+			}
+		}
+		for _, after := range bounds {
+			for _, last := range bounds {
+				in := maps.Clone(want)
+				maps.DeleteFunc(in, func(id cart.ID, _ uint64) bool {
+					return bytes.Compare(id[:], after[:]) <= 0 || bytes.Compare(id[:], last[:]) > 0
+				})
+				for _, limit := range []int{1, 7, 1000} {
+					if got := listed(after, last, limit); !maps.Equal(got, in) {
+						t.Fatalf("versions after %v and up to %v, %d at a time: got %x, want %x", after, last, limit, got, in)
+					}
+				}
 			}
 		}
 	}
@@ -753,7 +768,7 @@ func cancelledContext(t *testing.T, db Database) {
 	if _, err := s.Purge(ctx, crdt.TimestampAt(start)); !errors.Is(err, context.Canceled) {
 		t.Fatalf("purge: got %v, want %v", err, context.Canceled)
 	}
-	if _, err := s.Versions(ctx, cart.ID{}, 1); !errors.Is(err, context.Canceled) {
+	if _, err := s.Versions(ctx, cart.ID{}, cart.LastID, 1); !errors.Is(err, context.Canceled) {
 		t.Fatalf("versions: got %v, want %v", err, context.Canceled)
 	}
 	wantState(t, s, a.id, first.State)
@@ -807,7 +822,7 @@ func closed(t *testing.T, db Database) {
 	if _, err := s.Load(t.Context(), a.id); err == nil || errors.Is(err, cart.ErrNotFound) {
 		t.Fatalf("a load from a closed store: %v", err)
 	}
-	if _, err := s.Versions(t.Context(), cart.ID{}, 1); err == nil {
+	if _, err := s.Versions(t.Context(), cart.ID{}, cart.LastID, 1); err == nil {
 		t.Fatal("versions of a closed store")
 	}
 	if _, err := s.Purge(t.Context(), 0); err == nil {

@@ -207,7 +207,7 @@ func TestRestore(t *testing.T) {
 	p.wantShown(now)
 	p.terminate()
 
-	damage(t, file, kept)
+	damage(t, file, joined{changed: 3}, kept)
 	before, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -224,16 +224,12 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-// damage changes a byte of a cart in a backup. The journal has it otherwise.
-func damage(t *testing.T, file, path string) {
+// damage changes a byte of carts in a store or a backup, which has so much. The journal has them otherwise.
+func damage(t *testing.T, file string, has joined, paths ...string) {
 	t.Helper()
-	id, err := cart.ParseID(filepath.Base(path))
-	if err != nil {
-		t.Fatal(err)
-	}
 	// Opened as a store once, the backup has snapshots of all carts.
 	dir := t.TempDir()
-	mustRestore(t, joined{changed: 3}, "--data-dir", dir, file)
+	mustRestore(t, has, "--data-dir", dir, file)
 	if err := os.Rename(filepath.Join(dir, "cartd.db"), file); err != nil {
 		t.Fatal(err)
 	}
@@ -242,8 +238,14 @@ func damage(t *testing.T, file, path string) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	if _, err := db.Exec("UPDATE carts SET checksum = checksum + 1 WHERE id = ?", id[:]); err != nil {
-		t.Fatal(err)
+	for _, path := range paths {
+		id, err := cart.ParseID(filepath.Base(path))
+		if err == nil {
+			_, err = db.Exec("UPDATE carts SET checksum = checksum + 1 WHERE id = ?", id[:])
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -254,15 +256,18 @@ func TestRestoreOfADamagedCart(t *testing.T) {
 	dir := t.TempDir()
 	p := start(t, dir)
 	paths := []string{p.create(1), p.create(2), p.create(3)}
+	erased := p.create(4)
 	want := p.shown(paths)
-	p.terminate()
+	want[erased] = "404"
 	file := mustBackUp(t, dir)
+	p.mustDo("DELETE", erased, "")
+	p.terminate()
 	damaged := filepath.Join(dir, "cartd.db")
-	damage(t, damaged, paths[0])
+	damage(t, damaged, joined{changed: 4, erased: 1}, paths[0], erased)
 	if code, stdout, stderr := cartd(t, "backup", "--data-dir", dir, filepath.Join(t.TempDir(), "b")); code != 0 || !strings.Contains(stderr, filepath.Base(paths[0])) {
 		t.Errorf("backup of a store with a damaged cart: exit code %d, %s%s", code, stdout, stderr)
 	}
-	mustRestore(t, joined{changed: 1, unchanged: 2}, "--data-dir", dir, file)
+	mustRestore(t, joined{changed: 2, unchanged: 2, erased: 1}, "--data-dir", dir, file)
 	start(t, dir).wantShown(want)
 }
 
@@ -479,7 +484,7 @@ func versions(t *testing.T, url string) map[cart.ID]uint64 {
 	}
 	defer s.Close()
 	all := make(map[cart.ID]uint64)
-	page, err := s.Versions(t.Context(), cart.ID{}, 1000)
+	page, err := s.Versions(t.Context(), cart.ID{}, cart.LastID, 1000)
 	if err != nil {
 		t.Fatal(err)
 	}

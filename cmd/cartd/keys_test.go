@@ -166,6 +166,18 @@ func TestKeysWarnsOfOpenFiles(t *testing.T) {
 	}
 }
 
+func TestLinksHoldAKey(t *testing.T) {
+	old, fresh := gossip.GenerateKey().Fingerprint(), gossip.GenerateKey().Fingerprint()
+	holder := keyHolder{node: "a:1", keys: []string{fresh.String(), old.String()}, links: []string{fresh.String(), old.String()}}
+	if err := canRemove([]keyHolder{holder}, old); err == nil || !strings.Contains(err.Error(), "links of node a:1") {
+		t.Errorf("a key that a link was made with can be removed: %v", err)
+	}
+	holder.links = holder.links[:1]
+	if err := canRemove([]keyHolder{holder}, old); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestNextStep(t *testing.T) {
 	type nodes map[string]string // the keys of each
 	for name, tt := range map[string]struct {
@@ -186,7 +198,7 @@ func TestNextStep(t *testing.T) {
 	} {
 		var holders []keyHolder
 		for node, keys := range tt.nodes {
-			holders = append(holders, keyHolder{node, strings.Fields(keys)})
+			holders = append(holders, keyHolder{node: node, keys: strings.Fields(keys)})
 		}
 		slices.SortFunc(holders, func(a, b keyHolder) int { return strings.Compare(a.node, b.node) })
 		says, err := nextStep(holders)

@@ -221,7 +221,7 @@ const (
 func (r *restoration) run(ctx context.Context) error {
 	told := time.Now()
 	for after := (cart.ID{}); ; {
-		page, err := r.from.Versions(ctx, after, cartsPerPage)
+		page, err := r.from.Versions(ctx, after, cart.LastID, cartsPerPage)
 		if err != nil {
 			return err
 		}
@@ -261,7 +261,12 @@ func (r *restoration) take(ctx context.Context, id cart.ID) error {
 	case err == nil:
 		joined = crdt.Join(there, state)
 		lacks = cart.VersionHash(id, joined) != cart.VersionHash(id, there)
-	case errors.Is(err, cart.ErrNotFound), errors.Is(err, cart.ErrDamaged): // which a whole state replaces
+	case errors.Is(err, cart.ErrNotFound):
+	case errors.Is(err, cart.ErrDamaged): // which a whole state replaces
+		if joined, err = r.unlessErased(ctx, id, state); err != nil {
+			return err
+		}
+		state = joined
 	default:
 		return err
 	}
@@ -283,6 +288,23 @@ func (r *restoration) take(ctx context.Context, id cart.ID) error {
 		return nil
 	}
 	return r.commit(ctx)
+}
+
+// unlessErased returns the state to store of a cart that is damaged there: of one that was erased, as the version beside
+// it tells, it stays so.
+func (r *restoration) unlessErased(ctx context.Context, id cart.ID, state *crdt.State) (*crdt.State, error) {
+	before := id // the last id that comes before it
+	for i := len(before) - 1; i >= 0; i-- {
+		if before[i]--; before[i] != 0xff {
+			break
+		}
+	}
+	page, err := r.into.Versions(ctx, before, id, 1)
+	erased := &crdt.State{Erased: true}
+	if err == nil && len(page) == 1 && page[0] == (cart.StoredVersion{ID: id, Version: cart.VersionHash(id, erased)}) {
+		return erased, nil
+	}
+	return state, err
 }
 
 func (r *restoration) commit(ctx context.Context) error {

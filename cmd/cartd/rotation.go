@@ -12,8 +12,9 @@ import (
 
 // keyHolder is a node and the fingerprints of its keys, of the one in use first.
 type keyHolder struct {
-	node string // its gossip address
-	keys []string
+	node  string // its gossip address
+	keys  []string
+	links []string // keys that its links were proven with, where the node was asked
 }
 
 // uses reports whether the node uses a key.
@@ -23,6 +24,7 @@ func (h keyHolder) uses(key string) bool { return len(h.keys) > 0 && h.keys[0] =
 // node says of itself counts.
 func keyHolders(ctx context.Context, c adminConfig) ([]keyHolder, error) {
 	var itself, told []memberStatus
+	links := make(map[string][]string) // by name
 	for _, r := range c.ask(ctx) {
 		if r.err != nil {
 			return nil, r.err
@@ -34,6 +36,11 @@ func keyHolders(ctx context.Context, c adminConfig) ([]keyHolder, error) {
 			return nil, fmt.Errorf("the file of cluster keys at %s is no good: %s", r.address, f.LastError)
 		}
 		itself = append(itself, *r.status.Node)
+		for _, l := range r.status.Links {
+			if l.Up {
+				links[r.status.Node.Name] = append(links[r.status.Node.Name], l.Key)
+			}
+		}
 		told = append(told, r.status.Members...)
 	}
 	var holders []keyHolder
@@ -41,7 +48,7 @@ func keyHolders(ctx context.Context, c adminConfig) ([]keyHolder, error) {
 	for _, m := range append(itself, told...) {
 		if !known[m.Name] {
 			known[m.Name] = true
-			holders = append(holders, keyHolder{m.GossipAddress, m.Keys})
+			holders = append(holders, keyHolder{m.GossipAddress, m.Keys, links[m.Name]})
 		}
 	}
 	slices.SortFunc(holders, func(a, b keyHolder) int { return strings.Compare(a.node, b.node) })
@@ -80,6 +87,11 @@ func using(holders []keyHolder, key string) string {
 	return nodesThat(holders, func(h keyHolder) bool { return h.uses(key) })
 }
 
+// linkedBy names the nodes that have links which were proven with a key.
+func linkedBy(holders []keyHolder, key string) string {
+	return nodesThat(holders, func(h keyHolder) bool { return slices.Contains(h.links, key) })
+}
+
 // canUse returns why a key is not to be used yet, or nil.
 func canUse(holders []keyHolder, key gossip.Fingerprint) error {
 	if who := lacking(holders, key.String()); who != "" {
@@ -95,6 +107,9 @@ func canRemove(holders []keyHolder, key gossip.Fingerprint) error {
 	}
 	if who := using(holders, key.String()); who != "" {
 		return fmt.Errorf("%v cannot be removed yet: in use at %s", key, who)
+	}
+	if who := linkedBy(holders, key.String()); who != "" {
+		return fmt.Errorf("%v cannot be removed yet: links of %s were made with it, and are about to be replaced", key, who)
 	}
 	return nil
 }

@@ -136,6 +136,9 @@ func try(r *region, n nemesis) row {
 	r.start(durability)
 	began := time.Now()
 	r.pass(warmUp)
+	if n.loses {
+		r.pass(flushWindow) // so that there are writes that may not be lost
+	}
 
 	before := make(map[*exec.Cmd]int) // a process that is started counts from 0
 	for _, n := range r.nodes {

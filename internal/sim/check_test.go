@@ -9,6 +9,7 @@ import (
 
 	"cartd/cart"
 	"cartd/crdt"
+	"cartd/gossip"
 )
 
 // checker has what is known of all carts, and looks at whatever is seen of them.
@@ -325,10 +326,10 @@ func (c *checker) settle() {
 	w.exposed = nil
 }
 
-// inMemory reports whether as many processes have something of a cart as one is to survive.
+// inMemory reports whether as many owners have something of a cart in memory as one is to survive.
 func (c *checker) inMemory(s *subject, what extent) bool {
 	n := 0
-	for _, p := range c.world.live() {
+	for _, p := range c.world.owners(s.id) {
 		memory := p.memory(s.id)
 		var e extent
 		if state := memory.state(); state != nil && e.add(&s.model, nil, state.VV, state.Erased) == nil && e.covers(what) {
@@ -352,9 +353,11 @@ func (c *checker) owes(s *subject) bool {
 	return slices.ContainsFunc(c.owed, func(d debt) bool { return d.subject == s })
 }
 
-// look checks whatever is in memory and in the database.
+// look checks whatever is in memory and in the database, and that nobody has let go of what was shown.
 func (c *checker) look() {
 	for _, s := range c.subjects {
+		shown, _ := s.model.eventsOf(nil, s.shown)
+		c.held(s, extent{shown, s.erased}, "what was shown of "+s.label)
 		for _, n := range c.world.live() {
 			memory := n.memory(s.id)
 			c.state(s.id, memory.latest, n.name()+"'s memory")
@@ -363,8 +366,8 @@ func (c *checker) look() {
 	}
 }
 
-// differences tells what keeps the replicas from knowing the same, or "". Events that build on others which
-// died with their author, unacknowledged, are not looked for.
+// differences tells what keeps the owners of each cart from knowing what is known anywhere, or "". Events that
+// build on others which died with their author, unacknowledged, are not looked for.
 func (c *checker) differences() string {
 	w := c.world
 	live := w.live()
@@ -376,7 +379,7 @@ func (c *checker) differences() string {
 		for i, n := range live {
 			memory := n.memory(s.id)
 			kept[i].take(memory.state(), memory.fragments)
-			if !memory.resident { // it would be loaded
+			if n.owns(s.id) && !memory.resident { // it would be loaded
 				kept[i].join(database)
 				if n.machine.file != nil {
 					kept[i].join(n.machine.file.sight(s.id))
@@ -387,6 +390,7 @@ func (c *checker) differences() string {
 		most := all.whole()
 		for i, n := range live {
 			switch has := kept[i].whole(); {
+			case !n.owns(s.id):
 			case most.Erased && !has.Erased:
 				return fmt.Sprintf("%s does not know that %s is erased", n.name(), s.label)
 			case !most.Erased && !has.VV.Descends(most.VV):
@@ -394,17 +398,34 @@ func (c *checker) differences() string {
 			}
 		}
 	}
-	for _, n := range live[1:] {
-		if *n.service.Digests() != *live[0].service.Digests() {
-			return fmt.Sprintf("the digests of %s and %s differ: %s", live[0].name(), n.name(), c.versions(live[0], n))
+	return c.digestsDiffer()
+}
+
+// digestsDiffer tells of two owners of a slot whose digests of it differ, or "".
+func (c *checker) digestsDiffer() string {
+	live := c.world.live()
+	var first [gossip.Slots]*node
+	var digest [gossip.Slots]uint64
+	for _, n := range live {
+		for slot, d := range n.service.Digests() {
+			switch {
+			case !has(&n.own, slot):
+			case first[slot] == nil:
+				first[slot], digest[slot] = n, d
+			case d != digest[slot]:
+				return fmt.Sprintf("the digests of %s and %s differ: %s", first[slot].name(), n.name(), c.versions(slot, first[slot], n))
+			}
 		}
 	}
 	return ""
 }
 
-// versions tells which carts have different versions in the indexes of two nodes.
-func (c *checker) versions(a, b *node) (list string) {
+// versions tells which carts of a slot have different versions in the indexes of two nodes.
+func (c *checker) versions(slot int, a, b *node) (list string) {
 	for _, s := range c.subjects {
+		if gossip.SlotOf(s.id) != slot {
+			continue
+		}
 		version := func(n *node) (v uint64) {
 			n.service.EachVersion(s.id, func(id [16]byte, version uint64) bool {
 				if id == s.id {

@@ -46,6 +46,7 @@ type request struct {
 	contextVV crdt.VV
 	ifMatch   []uint64
 	want      cart.Durability
+	hops      int // how often it was passed on
 
 	made crdt.Dot // the last event of it, if it made one
 }
@@ -119,7 +120,7 @@ func (w *world) call(n *node, q *request) *answer {
 	began, helpless := w.now, n.helpless()
 	running := w.start(n, n.name()+" request of "+q.session, func() {
 		defer close(a.done)
-		w.execute(ctx, n, q, a)
+		n.serve(ctx, q, a)
 		took := w.now - began
 		if helpless && n.helpless() && reasonOf(a.err) == cart.NotDurable && took > prompt+forContext+slack {
 			w.fail("liveness", "%s refused %s after %v, though nobody could hold the write", n.name(), q.session, took)

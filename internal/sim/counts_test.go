@@ -13,6 +13,7 @@ type counts map[string]int
 var kinds = []string{
 	"operations", "acknowledged", "refused", "retries",
 	"crashes", "drains", "handovers", "evictions", "forgotten",
+	"joins", "leaves", "machines lost", "moved", "held", "released", "forwards", "unanswered", "take-overs",
 	"halves", "one way", "ring", "isolated", "flickers", "resets", "stalls",
 	"outages", "hangs", "unsure", "loads", "stale", "gaps", "commits", "gone back",
 	"links", "frames", "lost", "duplicated", "reordered",

@@ -131,6 +131,9 @@ func (s *store) ask(began time.Duration) error {
 	return nil
 }
 
+// away reports whether the process has found that the database does not answer, or with errors.
+func (s *store) away() bool { return s.down || s.hung && s.world.now-s.changed > timeout }
+
 // Load is answered by what is committed when the question arrives, and sometimes by less.
 func (s *store) Load(_ context.Context, id cart.ID) (*crdt.State, error) {
 	w := s.world
@@ -219,7 +222,7 @@ func (w *world) above(c cart.Change) string {
 func (s *store) Purge(context.Context, crdt.Timestamp) (int, error) { return 0, nil }
 
 // Versions returns the versions of what is joined.
-func (s *store) Versions(_ context.Context, after cart.ID, limit int) ([]cart.StoredVersion, error) {
+func (s *store) Versions(_ context.Context, after, last cart.ID, limit int) ([]cart.StoredVersion, error) {
 	if err := s.ask(s.world.now); err != nil {
 		s.world.trace("%s versions: %v", s.node.name(), err)
 		return nil, err
@@ -227,7 +230,7 @@ func (s *store) Versions(_ context.Context, after cart.ID, limit int) ([]cart.St
 	s.world.trace("%s versions", s.node.name())
 	var versions []cart.StoredVersion
 	for id := range s.rows {
-		if state := s.last(id).state; state != nil && bytes.Compare(id[:], after[:]) > 0 {
+		if state := s.last(id).state; state != nil && bytes.Compare(id[:], after[:]) > 0 && bytes.Compare(id[:], last[:]) <= 0 {
 			versions = append(versions, cart.StoredVersion{ID: id, Version: cart.VersionHash(id, state)})
 		}
 	}

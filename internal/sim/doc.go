@@ -1,27 +1,32 @@
 // Package sim has no code but tests: a deterministic simulation of a region. It runs the production
-// [cartd/cart.Service] and [cartd/gossip.Core] of three to five nodes in one thread, under a seeded
-// source of randomness, while messages are lost and nodes die, and checks what the design promises.
+// [cartd/cart.Service] and [cartd/gossip.Core] of three to nine nodes in one thread, under a seeded
+// source of randomness, while messages are lost, nodes die, join and leave, and checks what the design promises.
 //
 // # The way of a run
 //
-// A seed decides everything. It draws a plan: how many nodes, how many of them may fail, how much memory,
-// whose clock is wrong, how bad the network is. Then, in virtual time:
+// A seed decides everything. It draws a plan: how many nodes to begin with and at most, how many of them may
+// fail, how much memory, whose clock is wrong, how bad the network is. Then, in virtual time:
 //
-//   - The nodes boot and find each other.
+//   - The nodes boot, find each other, and become active when they have what the others have.
 //   - Sessions of shoppers work at a few carts, at any node, echo Cart-Context or do not, and repeat what
 //     was not acknowledged, while faults come and go: partitions, resets, crashes with loss of memory,
-//     drains, outages of the database.
-//   - Everything is healed. Then the rejoin loop has its period to bring the nodes together, and all
-//     replicas have to be equal five seconds after the last link is up.
+//     drains, outages of the database. In a third of the runs nodes join, up to nine, warm up, and leave again, or
+//     their machine is lost for good: a cart has three owners, so that slots move.
+//   - Everything is healed. Then the rejoin loop has its period to bring the nodes together, all have to agree
+//     on who owns what, and five seconds after that the replicas of the owners have to be equal. Who
+//     is no owner has to let go of what it has.
 //   - All nodes take a write and a read, the checkers look at every replica, and all nodes are closed.
 //
 // # What is real, and what is not
 //
 // Services and Cores are those of production, through their public interfaces. An activity of a Service
 // is a coroutine; the scheduler resumes one of those that can go on, by chance, and lets virtual time
-// pass when none can. The network carries the bytes that a Core makes. The database is a model that joins,
+// pass when none can. The network carries the bytes that a Core makes. A request goes to any node; that of the
+// cart's owners answers to whom [cartd/gossip.Core.Forward] has it passed on, by a model of the HTTP forwarder. The
+// database is a model that joins,
 // under outages, hangs, lost answers and stale reads. Membership is a model of memberlist: who is out of
-// reach for a while is forgotten, on both sides, and stays so until somebody joins again.
+// reach for a while is forgotten, on both sides, and stays so until somebody joins again; and it tells, sooner or
+// later, who is joining, active or about to leave.
 //
 // # What is checked
 //
@@ -31,12 +36,16 @@
 //     with the code (model_test.go).
 //   - counted-twice: the retry of a command counts once.
 //   - equal-bytes: states with equal version vectors have equal encodings.
-//   - dirty-read: of what an answer showed, so much is held by live processes, or the database, that
-//     the failures which are tolerated cannot take it away.
+//   - dirty-read: what an answer showed is held, from then on, by so many live processes, owners or not, or by
+//     the database, that the failures which are tolerated cannot take it away.
 //   - part: what an answer shows begins with the creation of the cart.
 //   - unique-dots: no two events have one name.
 //   - session: a session that sends its context never goes back, and sees what it wrote.
-//   - convergence: all replicas are equal in time, and the database has what they have.
+//   - forward: no request is passed on twice.
+//   - placement: a healed region agrees on the owners of each slot, in different zones where there are any.
+//   - convergence: the owners of a cart are equal in time, and the database has what they have.
+//   - came-back: what the database has lost, by going back in time, it gets again.
+//   - left-over: who does not own a cart keeps nothing of it for ever.
 //   - liveness: every request is answered in time, and a healed region takes writes at every node.
 //
 // What the simulation may do to the nodes is bounded by the promise: no more processes die than are

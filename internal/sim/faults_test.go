@@ -37,13 +37,75 @@ func (w *world) disturb() {
 	n := w.rand.IntN(total)
 	for _, f := range faults {
 		if n -= f.weight; n < 0 {
-			w.faults++
-			w.start(nil, "fault", func() {
-				f.run(w)
-				w.faults--
-			})
+			w.fault(f.run)
 			return
 		}
+	}
+}
+
+// fault has run go wrong beside the rest.
+func (w *world) fault(run func(w *world)) {
+	w.faults++
+	w.start(nil, "fault", func() {
+		run(w)
+		w.faults--
+	})
+}
+
+// spare reports whether a machine that is used may be given up: others are not told to join there, and as many
+// are left as there were to begin with.
+func (w *world) spare(m *machine) bool {
+	return m.used && m.number >= len(w.plan.join) && w.used() > w.plan.nodes
+}
+
+// used returns how many machines are used.
+func (w *world) used() (n int) {
+	for _, m := range w.machines {
+		if m.used {
+			n++
+		}
+	}
+	return n
+}
+
+// resize has nodes join until as many are there as the plan has, then leave, and so on.
+func (w *world) resize() {
+	grows, pace := true, time.Duration(100+w.rand.IntN(2000))*time.Millisecond
+	for !isClosed(w.healing) {
+		var out, in []*machine
+		for _, m := range w.machines {
+			switch {
+			case !m.used && (m.process == nil || m.process.dead):
+				out = append(out, m)
+			case w.spare(m) && !m.process.dead && !m.process.leaving:
+				in = append(in, m)
+			}
+		}
+		switch used := w.used(); {
+		case used == w.plan.nodes:
+			grows = true
+		case used == w.plan.most || w.rand.IntN(20) == 0:
+			grows = false
+		}
+		switch {
+		case !w.check.cameBack():
+		case grows && len(out) > 0:
+			w.count["joins"]++
+			w.boot(out[w.rand.IntN(len(out))])
+		case !grows && len(in) > 0 && w.plan.shared:
+			m := in[w.rand.IntN(len(in))]
+			m.used = false
+			w.fault(func(*world) { w.leave(m) })
+		}
+		w.last(0, pace)
+	}
+}
+
+// leave stops the process of a machine in good order, for good.
+func (w *world) leave(m *machine) {
+	w.stop(m.process)
+	if m.used = !m.process.dead; !m.used {
+		w.count["leaves"]++
 	}
 }
 
@@ -149,13 +211,19 @@ func (w *world) mayCrash() bool {
 	return len(w.exposed) < w.plan.tolerate && w.check.cameBack()
 }
 
-// crash kills a process and has another one take its place.
+// crash kills a process and has another one take its place, unless the machine is lost for good.
 func (w *world) crash() {
 	n := w.anyNode()
 	if n == nil || !w.mayCrash() {
 		return
 	}
 	n.crash()
+	if w.spare(n.machine) && w.rand.IntN(3) == 0 {
+		w.count["machines lost"]++
+		w.trace("machine %d is lost", n.machine.number)
+		n.machine.used = false
+		return
+	}
 	w.sleep(soonAfterDeath, nil)
 	w.last(0, 5*time.Second)
 	w.boot(n.machine)
@@ -164,9 +232,20 @@ func (w *world) crash() {
 // drainOne stops a process in good order and has another one take its place.
 func (w *world) drainOne() {
 	n := w.anyNode()
-	if n == nil || len(w.live()) < len(w.machines) || !w.plan.shared || !w.check.cameBack() {
+	if n == nil || !w.complete() || !w.plan.shared || !w.check.cameBack() {
 		return
 	}
+	if w.stop(n); !n.dead {
+		return
+	}
+	w.last(50*time.Millisecond, 2*time.Second)
+	if n.machine.process == n {
+		w.boot(n.machine)
+	}
+}
+
+// stop stops a process in good order, unless it stays since it is needed.
+func (w *world) stop(n *node) {
 	n.leaving = true
 	n.announce(gossip.Draining)
 	if w.rand.IntN(3) == 0 {
@@ -180,12 +259,12 @@ func (w *world) drainOne() {
 	if !n.dead {
 		n.leaving, n.closed = false, false
 		n.announce(gossip.Active)
-		return
 	}
-	w.last(50*time.Millisecond, 2*time.Second)
-	if n.machine.process == n {
-		w.boot(n.machine)
-	}
+}
+
+// complete reports whether every machine that is used has a process.
+func (w *world) complete() bool {
+	return !slices.ContainsFunc(w.machines, func(m *machine) bool { return m.used && m.process.dead })
 }
 
 // someDatabase returns the database, or the file of a machine.
@@ -241,13 +320,13 @@ func (w *world) slow() {
 // goBack takes the database back to an earlier state, as recovery to a point in time does, and a failover to a
 // standby that lags. Only carts go back of which enough processes have in memory what the database loses:
 // of others it would be lost. No process may go until the database has it again, since all take what they hold
-// for saved, until they look; nor may it leave their memory.
+// for saved, until they look; nor may it leave their memory, as it does where a cart gets other owners.
 func (w *world) goBack() {
 	if !w.plan.shared || w.plan.memory < 1<<20 || !w.check.cameBack() {
 		return
 	}
 	w.check.settle()
-	if len(w.exposed) > 0 || slices.ContainsFunc(w.live(), func(n *node) bool { return n.leaving }) {
+	if len(w.exposed) > 0 || slices.ContainsFunc(w.live(), func(n *node) bool { return n.leaving || n.held != slots{} }) {
 		return
 	}
 	d := w.database

@@ -10,8 +10,15 @@ import (
 // Membership is a model of memberlist: processes probe each other, directly and through others; news
 // of who is alive spreads among those that can talk; who cannot be reached for a while is taken for dead
 // and forgotten. Two groups that forgot each other stay apart until somebody joins.
-// Whom to join, and when, is production code: gossip.Rejoin.
+// The state that a process is in spreads as who is alive does. Whom to join, and when, is production code:
+// gossip.Rejoin.
 const probeEvery = 200 * time.Millisecond
+
+// word is what a process says of its state.
+type word struct {
+	state  gossip.MemberState
+	number int // a greater one is newer
+}
 
 // probe updates the views of all processes, for ever.
 func (w *world) probe() {
@@ -59,9 +66,7 @@ func (n *node) probe(group map[*node]int) {
 		case w.now-n.seen[p.member.Start] > w.plan.suspicion:
 			w.trace("%s takes %s for dead", n.name(), p.name())
 			w.count["forgotten"]++
-			n.view = slices.DeleteFunc(n.view, func(x *node) bool { return x == p })
-			n.rejoin.Lost(p.member.GossipAddr, n.clock())
-			n.news = true
+			n.forget(p)
 		}
 	}
 	for _, p := range slices.Clone(n.view) {
@@ -72,13 +77,20 @@ func (n *node) probe(group map[*node]int) {
 	}
 }
 
-// exchange takes over from another process's view who can be reached, be it through others.
+// exchange takes over from another process's view who can be reached, be it through others, and mostly in which
+// state they are.
 func (n *node) exchange(p *node, group map[*node]int) {
+	w := n.world
 	for _, x := range p.view {
-		if at, found := group[x]; found && at == group[n] && !slices.Contains(n.view, x) {
+		start := x.member.Start
+		known := slices.Contains(n.view, x)
+		if at, found := group[x]; !known && found && at == group[n] {
 			n.view = append(n.view, x)
-			n.seen[x.member.Start] = n.world.now
+			n.heard[start], n.seen[start] = p.heard[start], w.now
 			n.rejoin.Alive(x.member.GossipAddr)
+			n.news = true
+		} else if known && n.heard[start].number < p.heard[start].number && w.rand.IntN(3) > 0 {
+			n.heard[start] = p.heard[start]
 			n.news = true
 		}
 	}
@@ -93,7 +105,7 @@ func (n *node) joinOthers() {
 		}
 		for _, address := range n.rejoin.Due(n.clock()) {
 			if n.rejoin.Missing(address) {
-				w.after(w.delay(), func() { n.join(address) })
+				w.after(w.delay(), func() { n.meet(address) })
 			}
 		}
 		n.joinOthers()
@@ -106,15 +118,19 @@ func (n *node) tell() {
 		return
 	}
 	n.news = false
-	members := make([]gossip.Member, len(n.view))
-	for i, p := range n.view {
-		members[i] = p.member
+	others := make([]gossip.Member, 0, len(n.view))
+	for _, p := range n.view {
+		if p != n {
+			m := p.member
+			m.State = n.heard[m.Start].state
+			others = append(others, m)
+		}
 	}
-	n.core.SetMembers(members)
+	n.core.SetMembers(others)
 }
 
-// join exchanges views with the process at an address, if there is one that can be reached.
-func (n *node) join(address string) {
+// meet exchanges views with the process at an address, if there is one that can be reached.
+func (n *node) meet(address string) {
 	w := n.world
 	for _, m := range w.machines {
 		p := m.process
@@ -127,5 +143,42 @@ func (n *node) join(address string) {
 		p.exchange(n, group)
 		n.tell()
 		p.tell()
+	}
+}
+
+// forget takes a process that is taken for dead, or said goodbye, out of the view.
+func (n *node) forget(p *node) {
+	n.view = slices.DeleteFunc(n.view, func(x *node) bool { return x == p })
+	n.news = true
+	if n.heard[p.member.Start].state == gossip.Draining {
+		n.rejoin.Left(p.member.GossipAddr)
+	} else {
+		n.rejoin.Lost(p.member.GossipAddr, n.clock())
+	}
+}
+
+// announce says in which state the process is. It spreads from view to view.
+func (n *node) announce(state gossip.MemberState) {
+	n.world.trace("%s is %s", n.name(), [...]string{"", "joining", "active", "draining"}[state])
+	said := n.heard[n.member.Start]
+	n.heard[n.member.Start] = word{state, said.number + 1}
+	n.core.SetDraining(state == gossip.Draining)
+	n.news = true
+	n.tell()
+}
+
+// sayGoodbye tells those who can be reached that the process is about to end.
+func (n *node) sayGoodbye() {
+	w := n.world
+	for _, p := range w.live() {
+		if p == n || !w.reaches(n, p) {
+			continue
+		}
+		w.after(w.delay(), func() {
+			if slices.Contains(p.view, n) {
+				p.forget(n)
+				p.tell()
+			}
+		})
 	}
 }

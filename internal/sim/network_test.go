@@ -4,6 +4,8 @@ import (
 	"errors"
 	"slices"
 	"time"
+
+	"cartd/gossip"
 )
 
 // network says who can reach whom, and how well.
@@ -15,7 +17,7 @@ type network struct {
 	reorder   float64
 }
 
-const maxNodes = 5
+const maxNodes = 9
 
 // end is one side of a link.
 type end struct {
@@ -95,7 +97,9 @@ func (e *end) open() {
 	e.up = true
 	w.count["links"]++
 	w.trace("%s: link with %s is up", n.name(), e.other.node.name())
-	if err := n.core.Up(e.other.node.member, 1); err != nil {
+	peer := e.other.node.member
+	peer.State = gossip.Joining // as a hello says
+	if err := n.core.Up(peer, 1); err != nil {
 		w.fail("liveness", "%s: Up: %v", n.name(), err)
 	}
 	e.arrive()

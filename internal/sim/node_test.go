@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"cartd/cart"
@@ -17,6 +16,7 @@ import (
 // machine is where processes run, one after the other. It has the address that others join.
 type machine struct {
 	number  int
+	used    bool // a process runs there, or is to run again soon
 	zone    string
 	skew    time.Duration // of its clock
 	file    *database     // its own, where there is no database for all
@@ -40,7 +40,11 @@ type node struct {
 	cancel  context.CancelFunc
 	queues  map[uint64]*queue
 	ends    map[uint64]*end // by start id of the peer
+	own     slots           // what the Core has told the Service to keep, because they are its own
+	held    slots           // and because others may lack them
+	placed  bool            // it was told once
 	view    []*node         // whom its memberlist takes for alive, in order of birth
+	heard   map[uint64]word // what these said of their state, and the process itself
 	news    bool            // it is not what the core was told
 	seen    map[uint64]time.Duration
 	redial  map[uint64]time.Duration
@@ -56,7 +60,16 @@ type queue struct {
 func (n *node) name() string { return n.member.Name }
 
 // carts is what a Core sees of a Service, which is made after it.
-type carts struct{ *cart.Service }
+type carts struct {
+	*cart.Service
+	node *node
+}
+
+// Keep is called in a job of the Core.
+func (c *carts) Keep(own, held slots) {
+	c.node.keep(own, held)
+	c.Service.Keep(own, held)
+}
 
 // replicator is what a Service sees of a Core.
 type replicator struct {
@@ -70,6 +83,18 @@ func (r replicator) Replicate(id [16]byte, delta []byte, held func(uint64)) {
 	r.Core.Replicate(id, delta, held)
 }
 
+// Home returns a slot whose shard has no cart yet: what order the carts of a shard are looked at in is for the
+// Go runtime to decide.
+func (r replicator) Home() int {
+	for range 100 {
+		slot := r.Core.Home()
+		if slot < 0 || !r.node.world.hasShard(byte(slot>>4)) {
+			return slot
+		}
+	}
+	return -1
+}
+
 // boot starts a process on a machine.
 func (w *world) boot(m *machine) {
 	w.born++
@@ -79,18 +104,19 @@ func (w *world) boot(m *machine) {
 		gone:    make(chan struct{}),
 		queues:  make(map[uint64]*queue),
 		ends:    make(map[uint64]*end),
+		heard:   make(map[uint64]word),
 		seen:    make(map[uint64]time.Duration),
 		redial:  make(map[uint64]time.Duration),
 	}
 	n.member = gossip.Member{
 		Start: w.rand.Uint64() | 1, Name: fmt.Sprintf("n%d.%d", m.number, w.born),
-		Region: "r", Zone: m.zone, State: gossip.Active, MinWire: gossip.MinWire, MaxWire: gossip.MaxWire,
+		Region: "r", Zone: m.zone, State: gossip.Joining, MinWire: gossip.MinWire, MaxWire: gossip.MaxWire,
 		LinkAddr: fmt.Sprintf("link-%d", m.number), GossipAddr: fmt.Sprintf("gossip-%d", m.number),
 	}
 	n.running, n.cancel = context.WithCancel(context.Background())
-	c := new(carts)
+	c := &carts{node: n}
 	n.core = gossip.NewCore(gossip.CoreOptions{
-		Self: n.member, Carts: c, Replicas: 3, Tolerate: w.plan.tolerate, Now: n.clock, Logger: slog.New(slog.DiscardHandler),
+		Self: n.member, Carts: c, Replicas: replicas, Tolerate: w.plan.tolerate, Now: n.clock, Logger: slog.New(slog.DiscardHandler),
 		Rand:  rand.New(rand.NewPCG(w.rand.Uint64(), w.rand.Uint64())),
 		Spawn: n.spawn, Wake: n.wake, MaxOutbox: w.plan.outbox,
 	})
@@ -100,17 +126,48 @@ func (w *world) boot(m *machine) {
 	}
 	n.store = &store{database: db, node: n}
 	n.service = cart.New(cart.Options{
-		Store: n.store, Shared: m.file == nil, Replicator: replicator{n.core, n}, Tolerate: w.plan.tolerate,
+		Store: n.store, Shared: m.file == nil, Replicator: replicator{n.core, n}, Placed: true, Tolerate: w.plan.tolerate,
 		Memory: w.plan.memory, Now: n.clock, Scheduler: threads{&w.scheduler, n},
 	})
 	c.Service = n.service
-	m.process = n
+	m.process, m.used = n, true
 	w.processes = append(w.processes, n)
 	w.trace("%s boots, start id %016x", n.name(), n.member.Start)
 	n.view = []*node{n}
+	n.heard[n.member.Start] = word{state: gossip.Joining}
 	n.rejoin = gossip.NewRejoin(n.member.GossipAddr, w.plan.join, rand.New(rand.NewPCG(n.member.Start, 0)))
 	n.tick()
 	n.joinOthers()
+	w.start(n, n.name()+" join", n.join)
+}
+
+// replicas is how many owners a cart has.
+const replicas = 3
+
+// When a process becomes an active one, as cmd/cartd has it.
+const (
+	joinTimeout = 10 * time.Second
+	meetTimeout = 2 * time.Second
+	joinTick    = 20 * time.Millisecond
+)
+
+// join makes the process an active one as soon as it has met another one, if there is any, and has what that has,
+// as far as the database can be read.
+func (n *node) join() {
+	w := n.world
+	began := w.now
+	for !n.dead && w.now < began+joinTimeout {
+		met := n.core.Peers() > 0 || w.now > began+meetTimeout
+		if met && (n.service.Indexed() && n.core.Synced() || n.store.away()) {
+			break
+		}
+		w.sleep(joinTick, n.gone)
+	}
+	if n.dead || n.leaving {
+		return
+	}
+	w.trace("%s has joined, %d linked, indexed %v, synced %v", n.name(), n.core.Peers(), n.service.Indexed(), n.core.Synced())
+	n.announce(gossip.Active)
 }
 
 // clock is the clock of the machine.
@@ -168,7 +225,7 @@ func (n *node) crash() {
 	w.count["crashes"]++
 	n.exit()
 	w.exposed = append(w.exposed, n)
-	if n.machine.file != nil {
+	if n.machine.file != nil && w.rand.IntN(2) == 0 {
 		n.machine.file = newDatabase(w, n.machine.file.name)
 		w.trace("%s takes its file with it", n.name())
 	}
@@ -192,23 +249,6 @@ func (n *node) exit() {
 	}
 }
 
-// announce tells the others in which state the process is. Some hear of it late, or never.
-func (n *node) announce(state gossip.MemberState) {
-	w := n.world
-	n.member.State = state
-	n.core.SetDraining(state == gossip.Draining)
-	for _, p := range w.live() {
-		if p != n && w.reaches(n, p) {
-			w.after(time.Duration(w.rand.Int64N(int64(400*time.Millisecond))), func() {
-				if slices.Contains(p.view, n) {
-					p.news = true
-					p.tell()
-				}
-			})
-		}
-	}
-}
-
 // drain ends the process in good order: it saves what the database lacks, or leaves that to enough others, and
 // closes its Service.
 func (n *node) drain() {
@@ -226,18 +266,17 @@ func (n *node) drain() {
 	w.trace("%s drained: %v", n.name(), err)
 	if errors.Is(err, cart.ErrLeft) {
 		w.count["handovers"]++
+	}
+	if err == nil || errors.Is(err, cart.ErrLeft) {
+		n.sayGoodbye()
 		n.exit()
 		return
 	}
-	if err != nil && !w.mayCrash() {
+	if !w.mayCrash() {
 		w.trace("%s stays", n.name())
 		return
 	}
-	if err != nil {
-		n.crash()
-		return
-	}
-	n.exit()
+	n.crash()
 }
 
 var errGone = errors.New("sim: the process is dead")

@@ -50,7 +50,7 @@ var plantedBugs = []planted{
 	{
 		"reuse a replica id", "cart/shard.go",
 		"replica: newReplicaID()", "replica: crdt.ReplicaID(id[1]) + 1",
-		[]string{"unique-dots", "lost-write", "equal-bytes"},
+		[]string{"unique-dots", "lost-write", "equal-bytes", "dirty-read"},
 	},
 	{
 		"overwrite a snapshot", "internal/sim/database_test.go",
@@ -110,7 +110,7 @@ var plantedBugs = []planted{
 	{
 		"forget what was not joined when a link comes up", "gossip/repair.go",
 		"if equal {", "if equal || true {",
-		[]string{"convergence"},
+		[]string{"convergence", "dirty-read"},
 	},
 	{
 		"take for saved what a database had once", "cart/holder.go",
@@ -121,6 +121,31 @@ var plantedBugs = []planted{
 		"look only at what the database has", "cart/index.go",
 		"case found && is == version, !found && !shared:", "case found && is == version, !found:",
 		[]string{"came-back"},
+	},
+	{
+		"pass on what was passed on", "gossip/forward.go",
+		"if own || forwarded {", "if own {",
+		[]string{"forward"},
+	},
+	{
+		"release a held slot before all of its owners have it", "gossip/held.go",
+		"if !p.given.has(slot) {", "if false {",
+		[]string{"convergence", "dirty-read", "lost-write", "left-over"},
+	},
+	{
+		"let go of a slot with its ownership", "gossip/held.go",
+		"c.hold(lost)", "_ = lost",
+		[]string{"dirty-read", "lost-write", "convergence"},
+	},
+	{
+		"hold nothing of a write to what others own", "gossip/replicate.go",
+		"c.holdSlot(slot)", "_ = slot",
+		[]string{"convergence", "dirty-read", "lost-write"},
+	},
+	{
+		"bring back the site of a process that left", "gossip/placement.go",
+		"b.heard.Compare(a.heard)", "0",
+		[]string{"placement", "left-over"},
 	},
 }
 

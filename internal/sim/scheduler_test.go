@@ -19,6 +19,7 @@ type scheduler struct {
 	timers     timers
 	numbered   uint64
 	activities []*activity
+	idle       []*coroutine
 	ready      []*activity // scratch
 	current    *activity
 	steps      int
@@ -30,11 +31,29 @@ type activity struct {
 	name    string
 	owner   *node // on which it runs; nil for what is outside
 	request *request
-	resume  func() (struct{}, bool)
-	yield   func(struct{}) bool
+	runs    *coroutine
+	over    bool
 	waits   [3]<-chan struct{}
 	ready   bool          // one of waits is closed
 	at      time.Duration // when it goes on, once it is ready
+}
+
+// coroutine runs activities, one after the other: a new one would have to grow its stack first.
+type coroutine struct {
+	resume func() (struct{}, bool)
+	yield  func(struct{}) bool
+	stop   func()
+	f      func() // the next one
+}
+
+func newCoroutine() *coroutine {
+	c := &coroutine{}
+	c.resume, c.stop = iter.Pull(func(yield func(struct{}) bool) {
+		c.yield = yield
+		for c.f(); yield(struct{}{}); c.f() {
+		}
+	})
+	return c
 }
 
 // timer is something that happens at a time.
@@ -71,15 +90,20 @@ func (s *scheduler) after(d time.Duration, f func()) *timer {
 // start runs f as an activity of a node.
 func (s *scheduler) start(owner *node, name string, f func()) *activity {
 	a := &activity{name: name, owner: owner}
-	a.resume, _ = iter.Pull(func(yield func(struct{}) bool) {
-		a.yield = yield
+	if last := len(s.idle) - 1; last >= 0 {
+		a.runs, s.idle = s.idle[last], s.idle[:last]
+	} else {
+		a.runs = newCoroutine()
+	}
+	a.runs.f = func() {
 		defer func() {
+			a.over = true
 			if p := recover(); p != nil {
 				s.panicked = fmt.Sprintf("%s: panic: %v\n%s", name, p, debug.Stack())
 			}
 		}()
 		f()
-	})
+	}
 	a.ready, a.at = true, s.now+s.hesitation()
 	s.activities = append(s.activities, a)
 	return a
@@ -104,7 +128,7 @@ func (s *scheduler) wait(x, y, z <-chan struct{}) {
 		return
 	}
 	a.ready = false
-	a.yield(struct{}{})
+	a.runs.yield(struct{}{})
 }
 
 // sleep returns after d, or when x is closed.
@@ -134,6 +158,9 @@ func (a *activity) released() bool {
 
 // isClosed reports whether a channel that nothing is sent to is closed.
 func isClosed(c <-chan struct{}) bool {
+	if c == nil {
+		return false
+	}
 	select {
 	case <-c:
 		return true
@@ -177,12 +204,21 @@ func (s *scheduler) step() {
 func (s *scheduler) run(a *activity) {
 	before := s.current
 	s.current = a
-	_, alive := a.resume()
+	_, _ = a.runs.resume()
 	s.current = before
-	if !alive {
+	if a.over {
 		i := slices.Index(s.activities, a)
 		s.activities = slices.Delete(s.activities, i, i+1)
+		s.idle = append(s.idle, a.runs)
 	}
+}
+
+// release ends the coroutines that run nothing.
+func (s *scheduler) release() {
+	for _, c := range s.idle {
+		c.stop()
+	}
+	s.idle = nil
 }
 
 // drain runs the activities of a node to their end, without letting time pass. It returns the name of

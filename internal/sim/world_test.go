@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	mathrand "math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"testing/cryptotest"
@@ -37,6 +38,7 @@ type world struct {
 	healing  chan struct{} // closed when all faults are to end
 	faults   int           // going on
 	parted   bool
+	told     int     // counts what the Services are told to own
 	exposed  []*node // the dead, while what they held is not yet held elsewhere
 	over     bool
 
@@ -49,6 +51,7 @@ type world struct {
 
 // plan is what a seed decides before the run.
 type plan struct {
+	nodes, most int // to begin with, and when most are there
 	tolerate    int
 	shared      bool // one database for all, or else a file for each
 	memory      int64
@@ -76,18 +79,21 @@ func newWorld(t *testing.T, seed uint64, out io.Writer) *world {
 	oneIn := func(n int) bool { return w.rand.IntN(n) == 0 }
 	p := &w.plan
 	*p = plan{
-		tolerate: 1, shared: !oneIn(8), memory: 1 << 30,
+		nodes: 3, tolerate: 1, shared: !oneIn(8), memory: 1 << 30,
 		suspicion: between(2*time.Second, 6*time.Second),
 		sessions:  3 + w.rand.IntN(6),
 		pause:     between(100*time.Millisecond, time.Second),
 		trouble:   between(4*time.Second, 16*time.Second),
 		calm:      between(200*time.Millisecond, 4*time.Second),
 	}
-	nodes := 3
 	if oneIn(3) {
-		nodes = 4 + w.rand.IntN(2)
+		p.nodes = 4 + w.rand.IntN(2)
 	}
-	if nodes == 5 && oneIn(2) {
+	p.most = p.nodes
+	if oneIn(3) {
+		p.most += 1 + w.rand.IntN(maxNodes-p.nodes)
+	}
+	if p.nodes == 5 && oneIn(2) {
 		p.tolerate = 2
 	}
 	if p.shared && oneIn(2) {
@@ -109,7 +115,7 @@ func newWorld(t *testing.T, seed uint64, out io.Writer) *world {
 		w.database.stale = 0.3
 	}
 	zones := oneIn(3)
-	for i := range nodes {
+	for i := range p.most {
 		m := &machine{number: i}
 		if zones {
 			m.zone = fmt.Sprintf("z%d", i%3)
@@ -122,10 +128,10 @@ func newWorld(t *testing.T, seed uint64, out io.Writer) *world {
 		}
 		w.machines = append(w.machines, m)
 	}
-	for i := range 1 + w.rand.IntN(nodes) {
+	for i := range 1 + w.rand.IntN(p.nodes) {
 		p.join = append(p.join, fmt.Sprintf("gossip-%d", i))
 	}
-	w.trace("seed %d: %d nodes, %+v", seed, nodes, *p)
+	w.trace("seed %d: %+v", seed, *p)
 	return w
 }
 
@@ -145,6 +151,7 @@ func (w *world) run() string {
 	}
 	if w.panicked != "" {
 		w.failure = w.panicked
+		w.release()
 		return w.failure // locks may be held
 	}
 	w.end()
@@ -153,9 +160,12 @@ func (w *world) run() string {
 
 // direct is the way of a run.
 func (w *world) direct() {
-	for _, m := range w.machines {
+	for _, m := range w.machines[:w.plan.nodes] {
 		w.boot(m)
 		w.sleep(time.Duration(w.rand.IntN(int(200*time.Millisecond))), nil)
+	}
+	if w.plan.most > w.plan.nodes {
+		w.fault((*world).resize)
 	}
 	w.shopping = true
 	shoppers := w.openShop()
@@ -173,9 +183,6 @@ func (w *world) direct() {
 	close(w.closing)
 	for _, done := range shoppers {
 		w.wait(done, nil, nil)
-	}
-	if w.rand.IntN(4) == 0 { // when nobody writes, which would save the cart again
-		w.goBack()
 	}
 	w.converge()
 	w.lookAtAll()
@@ -210,9 +217,12 @@ func (w *world) openShop() (shoppers []chan struct{}) {
 // How long healing may take.
 const (
 	meetAgain = 22 * time.Second // a period of the rejoin loop and a dial
-	healIn    = 5 * time.Second  // all replicas are equal after the last link is up
+	placed    = time.Second      // nothing has changed in who owns what
+	placeIn   = 45 * time.Second // who joins is active, and who was lost owns nothing any more
+	healIn    = 5 * time.Second  // all replicas are equal after the last link is up, and it is clear who owns them
 	makeRoom  = 10 * time.Second // where memory is short: what was refused waits for the database to have the rest
 	saveIn    = 12 * time.Second // and the database has all: as long as the third owner waits
+	letGoIn   = 15 * time.Second // and nobody keeps what is not its own
 	lookIn    = time.Minute      // a node looks for what the database has no more
 )
 
@@ -231,21 +241,55 @@ func (w *world) converge() {
 		return
 	}
 	w.trace("all links are up")
+	why, since, told := "", w.now, w.told
+	if !w.until(placeIn, func() bool {
+		if w.told != told {
+			since, told = w.now, w.told
+		}
+		if w.now-since < placed {
+			return false
+		}
+		since, why = w.now, w.check.misplaced()
+		return why == ""
+	}) {
+		w.fail("placement", "%v after the last link came up: %s", placeIn, why)
+		return
+	}
+	w.trace("all agree on who owns what")
+	if why = w.check.strays(); why != "" {
+		w.fail("placement", "%s", why)
+		return
+	}
+	if w.rand.IntN(4) == 0 { // when nobody writes, which would save the cart again
+		w.until(letGoIn, func() bool { return w.check.leftOver() == "" })
+		w.goBack()
+	}
 	if !w.until(lookIn+saveIn, w.check.cameBack) {
 		w.fail("came-back", "the database does not have again what it had of %d carts before it went back in time", len(w.check.owed))
 		return
 	}
 	began := w.now
-	why := ""
 	if !w.until(w.plan.healIn(), func() bool { why = w.check.differences(); return why == "" }) {
-		w.fail("convergence", "%v after the last link came up: %s", w.plan.healIn(), why)
+		w.fail("convergence", "%v after it was clear who owns what: %s", w.plan.healIn(), why)
 		return
 	}
 	w.trace("all replicas are equal after %v", w.now-began)
 	w.slowest = max(w.slowest, w.now-began)
 	if !w.until(saveIn, func() bool { why = cmp.Or(w.check.unshown(), w.check.unsaved()); return why == "" }) {
 		w.fail("convergence", "%v after the replicas were equal: %s", saveIn, why)
+		return
 	}
+	w.letGo()
+}
+
+// letGo waits until nobody keeps anything of a cart that is not its own.
+func (w *world) letGo() {
+	began, why := w.now, ""
+	if !w.until(letGoIn, func() bool { why = w.check.leftOver(); return why == "" }) {
+		w.fail("left-over", "%v after the owners had everything: %s", letGoIn, why)
+		return
+	}
+	w.trace("nobody keeps what is not its own after %v", w.now-began)
 }
 
 // lookAtAll has every node take a write and show every cart.
@@ -272,7 +316,9 @@ func (w *world) lookAtAll() {
 	why := ""
 	if !w.until(saveIn, func() bool { why = cmp.Or(w.check.differences(), w.check.unshown()); return why == "" }) {
 		w.fail("convergence", "%v after the last write: %s", saveIn, why)
+		return
 	}
+	w.letGo()
 	for _, s := range w.check.subjects {
 		for _, n := range w.live() {
 			if w.failed() {
@@ -311,12 +357,12 @@ func (w *world) nowhere(s *subject) bool {
 	return true
 }
 
-// atOnce executes a request on a node, without a network between.
+// atOnce has a node answer a request, without a network between it and the client.
 func (w *world) atOnce(n *node, q *request, a *answer) {
 	done := make(chan struct{})
 	w.start(n, n.name()+" probe", func() {
 		defer close(done)
-		w.execute(n.running, n, q, a)
+		n.serve(n.running, q, a)
 	}).request = q
 	w.wait(done, nil, nil)
 }
@@ -330,6 +376,7 @@ func (w *world) closeAll() {
 
 // end closes what a failure left open, and checks that nobody is left waiting.
 func (w *world) end() {
+	defer w.release()
 	failure := w.failure
 	w.failure = "" // what else fails tells only of a run that has not
 	w.shopping = false
@@ -382,15 +429,16 @@ func (w *world) freshID() {
 		cryptotest.SetGlobalRandom(w.t, seed)
 		var id [16]byte
 		rand.Read(id[:])
-		taken := false
-		for _, s := range w.check.subjects {
-			taken = taken || s.id[0] == id[0]
-		}
-		if !taken {
+		if !w.hasShard(id[0]) {
 			cryptotest.SetGlobalRandom(w.t, seed)
 			return
 		}
 	}
+}
+
+// hasShard reports whether a cart begins with a byte: whether it is in that shard.
+func (w *world) hasShard(first byte) bool {
+	return slices.ContainsFunc(w.check.subjects, func(s *subject) bool { return s.id[0] == first })
 }
 
 // fail ends the run.
