@@ -38,7 +38,11 @@ func (c *scratch) release() {
 // deadline bounds how long a write may wait. A client that goes away does not end it: its write is
 // on its way, and half a connection closed does not mean that nobody reads the answer.
 func (s *Server) deadline(r *http.Request) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(r.Context()), s.timeout)
+	ctx := context.WithoutCancel(r.Context())
+	if deadline, ok := r.Context().Deadline(); ok { // owners were tried before
+		return context.WithDeadline(ctx, deadline)
+	}
+	return context.WithTimeout(ctx, s.timeout)
 }
 
 // CreateCart makes an anonymous cart.

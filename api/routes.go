@@ -29,6 +29,8 @@ type Options struct {
 	// Timeout bounds how long a write may wait for what it needs; 2 s where zero. What a read waits for,
 	// package cart bounds.
 	Timeout time.Duration
+	// Forwarder passes on requests for carts that other nodes own; where nil, this node answers all.
+	Forwarder Forwarder
 	// Ready reports whether the node is to be sent requests; where nil, it always is.
 	Ready  func() bool
 	Logger *slog.Logger
@@ -36,11 +38,12 @@ type Options struct {
 
 // Server answers the HTTP API. Its methods are those of the generated ServerInterface.
 type Server struct {
-	service *cart.Service
-	dev     bool
-	timeout time.Duration
-	ready   func() bool
-	log     *slog.Logger
+	service   *cart.Service
+	dev       bool
+	timeout   time.Duration
+	forwarder Forwarder
+	ready     func() bool
+	log       *slog.Logger
 }
 
 var _ ServerInterface = (*Server)(nil)
@@ -50,7 +53,7 @@ var document []byte
 
 // New returns the handler of the HTTP API.
 func New(o Options) http.Handler {
-	s := &Server{service: o.Service, dev: o.Dev, timeout: o.Timeout, ready: o.Ready, log: o.Logger}
+	s := &Server{service: o.Service, dev: o.Dev, timeout: o.Timeout, forwarder: o.Forwarder, ready: o.Ready, log: o.Logger}
 	if s.timeout == 0 {
 		s.timeout = 2 * time.Second
 	}
@@ -77,18 +80,24 @@ func New(o Options) http.Handler {
 			header: http.Header{"Allow": {allow}},
 		})
 	})
+	direct := chi.Router(mux)
+	var middlewares []MiddlewareFunc
+	if s.forwarder != nil {
+		direct, middlewares = mux.With(s.passOn), []MiddlewareFunc{s.passOn}
+	}
 	HandlerWithOptions(s, ChiServerOptions{
-		BaseRouter: mux,
+		BaseRouter:  mux,
+		Middlewares: middlewares,
 		ErrorHandlerFunc: func(w http.ResponseWriter, r *http.Request, err error) {
 			s.fail(w, r, &problem{kind: malformedRequest, detail: err.Error()})
 		},
 	})
 	// The two routes that most requests take go past the generated binding of parameters, which goes
 	// through reflection.
-	mux.Get("/v1/carts/{cart_id}", func(w http.ResponseWriter, r *http.Request) {
+	direct.Get("/v1/carts/{cart_id}", func(w http.ResponseWriter, r *http.Request) {
 		s.GetCart(w, r, cartIDOf(r))
 	})
-	mux.Post("/v1/carts/{cart_id}/line-items", func(w http.ResponseWriter, r *http.Request) {
+	direct.Post("/v1/carts/{cart_id}/line-items", func(w http.ResponseWriter, r *http.Request) {
 		s.AddLineItem(w, r, cartIDOf(r))
 	})
 	return mux

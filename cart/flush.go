@@ -94,9 +94,10 @@ func (s *Service) lazy() bool { return s.replicator != nil && s.shared }
 func (s *Service) acknowledges() bool { return s.replicator == nil || s.shared }
 
 // trusted reports whether what the store has of a cart is safe: in a file of this node's own it is when so many others
-// that are enough have been found to have all of it, which is looked at where this node owns the cart.
+// that are enough have been found to have all of it, which is looked at where this node owns the cart. Where more than
+// one may fail, it may have what came just now from its author, and is on its way to the others.
 func (s *Service) trusted(own bool) bool {
-	return s.acknowledges() || own && s.reachable() && s.replicator.Synced()
+	return s.acknowledges() || own && s.tolerate == 1 && s.reachable() && s.replicator.Synced()
 }
 
 // enough reports whether a write is safe that these nodes hold, besides this one.

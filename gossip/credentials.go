@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
@@ -43,7 +44,17 @@ var (
 	notAfter  = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC) // no expiration: RFC 5280, 4.1.2.5
 )
 
-var errIdentity = errors.New("not the process that it should be")
+// What a connection at the link port is for, as its sides agree in the handshake [RFC 7301].
+const (
+	linkProtocol    = "cartd-link/1"   // hellos, then frames
+	requestProtocol = "cartd-http/1.1" // HTTP/1.1
+)
+
+var (
+	errHandshake = errors.New("TLS handshake")
+	errProtocol  = errors.New("no protocol that is spoken here")
+	errIdentity  = errors.New("not the process that it should be")
+)
 
 func newCredentials(keys Keyring, start uint64) (*credentials, error) {
 	id := &credentials{pool: x509.NewCertPool()}
@@ -104,10 +115,16 @@ func (a authority) issue(start uint64) (tls.Certificate, error) {
 
 // server returns what a connection that was accepted is secured with.
 func (id *credentials) server() *tls.Config {
-	c := id.config()
+	c := id.config(linkProtocol, requestProtocol)
 	c.ClientAuth = tls.RequireAndVerifyClientCert
 	c.ClientCAs = id.pool
 	c.SessionTicketsDisabled = true
+	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if !slices.ContainsFunc(hello.SupportedProtos, func(p string) bool { return slices.Contains(c.NextProtos, p) }) {
+			return nil, fmt.Errorf("%w, of %d offered", errProtocol, len(hello.SupportedProtos))
+		}
+		return nil, nil
+	}
 	c.VerifyConnection = func(s tls.ConnectionState) error {
 		_, err := startOf(s)
 		return err
@@ -116,8 +133,8 @@ func (id *credentials) server() *tls.Config {
 }
 
 // client returns what a connection to the process of start id peer is secured with.
-func (id *credentials) client(peer uint64) *tls.Config {
-	c := id.config()
+func (id *credentials) client(peer uint64, protocol string) *tls.Config {
+	c := id.config(protocol)
 	c.RootCAs = id.pool
 	c.ServerName = serverName
 	c.VerifyConnection = func(s tls.ConnectionState) error {
@@ -130,12 +147,42 @@ func (id *credentials) client(peer uint64) *tls.Config {
 	return c
 }
 
-func (id *credentials) config() *tls.Config {
+func (id *credentials) config(protocols ...string) *tls.Config {
 	return &tls.Config{
+		NextProtos:                  protocols,
 		Certificates:                []tls.Certificate{id.leaf},
 		MinVersion:                  tls.VersionTLS13,
 		DynamicRecordSizingDisabled: true, // a frame is of use when all of it is there
 	}
+}
+
+// secured is a connection whose sides have proved who they are.
+type secured struct {
+	*tls.Conn
+	protocol     string
+	peer         uint64      // start id
+	proven, ours Fingerprint // of the keys that the peer and this process proved themselves with
+}
+
+// prove shakes hands on a connection that these credentials secure, within proofTime, which goes on after that.
+func (id *credentials) prove(ctx context.Context, conn *tls.Conn) (secured, error) {
+	if err := conn.SetDeadline(time.Now().Add(proofTime)); err != nil {
+		return secured{}, err
+	}
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return secured{}, fmt.Errorf("%w: %w", errHandshake, err)
+	}
+	state := conn.ConnectionState()
+	c := secured{Conn: conn, protocol: state.NegotiatedProtocol, ours: id.inUse}
+	if c.protocol == "" {
+		return secured{}, errProtocol
+	}
+	var err error
+	if c.peer, err = startOf(state); err != nil {
+		return secured{}, err
+	}
+	c.proven, err = id.provenBy(state)
+	return c, err
 }
 
 // provenBy returns the fingerprint of the key whose authority signed the leaf of the peer, on a connection that

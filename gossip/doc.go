@@ -3,7 +3,7 @@
 //
 // # The way of a change
 //
-//   - Replicate puts the delta of a change into the outbox of every peer.
+//   - Replicate puts the delta of a change into the outbox of each peer that owns the cart.
 //   - A link, one TLS connection a pair of nodes, takes what has gathered there as one frame: at once
 //     when the link is idle, otherwise at 64 KiB or after 1 ms.
 //   - The peer hands each delta to its Carts, which hold it from then on, or refuse it, and
@@ -14,11 +14,23 @@
 // when it has just come up: repair then compares what both have and sends what one of them lacks. This
 // is what makes every loss harmless.
 //
+// # Placement
+//
+// A cart is in one of [Slots] slots, and a slot is owned by a few sites, which are gossip addresses: by those that
+// win it by rendezvous hashing, in distinct zones where there are any. A site is out when its process says that it
+// drains, or has been lost for 30 s. What a node has of a slot that it does not own, it holds until all owners
+// have it. Nodes may disagree on who owns a slot: what was acknowledged is held by enough nodes, whoever they are.
+//
 // # Repair
 //
-// A cart is in one of [Slots] slots. Two nodes exchange a digest for each slot; for the slots that
-// differ the version of each cart; for the carts that differ their version vectors; and then the
-// states that one of them lacks.
+// Two nodes exchange a digest for each slot that both own, and for those that one of them holds for the other; for
+// the slots that differ the version of each cart; for the carts that differ their version vectors; and
+// then the states that one of them lacks.
+//
+// # Requests
+//
+// Forward finds an owner of a cart for a request that came to another node. The request takes a connection of its own
+// kind at the link port: Dial opens one, and Requests hands out those that came.
 //
 // # Regions
 //

@@ -2,7 +2,6 @@ package gossip
 
 import (
 	"cmp"
-	"hash/fnv"
 	"slices"
 	"time"
 )
@@ -32,17 +31,10 @@ func elect(members []Member) (bridges []Member) {
 // byElection orders the candidates of an election, the best first.
 func byElection(a, b Member) int {
 	return cmp.Or(
-		cmp.Compare(addressScore(b.GossipAddr), addressScore(a.GossipAddr)),
+		cmp.Compare(hashAddr(b.GossipAddr), hashAddr(a.GossipAddr)),
 		cmp.Compare(a.GossipAddr, b.GossipAddr),
 		cmp.Compare(a.Start, b.Start),
 	)
-}
-
-// addressScore is the same for whoever runs at an address, and unlike for similar addresses.
-func addressScore(addr string) uint64 {
-	h := fnv.New64a()
-	h.Write([]byte(addr))
-	return mix(h.Sum64())
 }
 
 // resignAfter is how long a node stays a bridge after others were elected: they take over before it goes, and a

@@ -29,7 +29,7 @@ func TestElect(t *testing.T) {
 	state := func(s MemberState) func(*Member) { return func(m *Member) { m.State = s } }
 	order := []Member{at("1"), at("2"), at("3"), at("4")}
 	slices.SortFunc(order, func(a, b Member) int {
-		if addressScore(a.GossipAddr) > addressScore(b.GossipAddr) {
+		if hashAddr(a.GossipAddr) > hashAddr(b.GossipAddr) {
 			return -1
 		}
 		return 1
@@ -62,7 +62,7 @@ func TestElect(t *testing.T) {
 func TestElectionStaysAsItIs(t *testing.T) {
 	hash := uint64(0)
 	for i := range 256 {
-		hash = mix(hash ^ addressScore(fmt.Sprintf("10.0.0.%d:7946", i)))
+		hash = mix(hash ^ hashAddr(fmt.Sprintf("10.0.0.%d:7946", i)))
 	}
 	if want := uint64(0x6486d1801fb5c959); hash != want {
 		t.Errorf("%#x, not %#x", hash, want)

@@ -85,6 +85,9 @@ func TestJoinMovesWhatItMust(t *testing.T) {
 	}
 
 	s.turn(a, Active)
+	for _, b := range s.actors[:5] {
+		expect(t, "the joiner needs sync", b.link(a).NeedsSync, true)
+	}
 	s.settle()
 	for _, b := range s.actors[:5] { // what they lost they keep for the time being
 		if st := b.Status().Placement; st.Held == 0 || st.Held != int(st.Lost) || st.Gained != 0 || st.Sites != 6 {
@@ -221,8 +224,8 @@ func (s *scene) expectKeeps(a *actor, id [16]byte) {
 
 // What a node holds is not released when too few of its owners are there, or one that is cannot take it.
 func TestHeldSlotIsNotReleasedTooEarly(t *testing.T) {
-	prepare := func(t *testing.T) (s *scene, a, first, second *actor, id [16]byte) {
-		s = connected(t, 5, two)
+	prepare := func(t *testing.T, change ...func(*CoreOptions)) (s *scene, a, first, second *actor, id [16]byte) {
+		s = connected(t, 5, change...)
 		id = cartID(1)
 		owners := s.owners(id)
 		a = s.stranger(id)
@@ -231,7 +234,7 @@ func TestHeldSlotIsNotReleasedTooEarly(t *testing.T) {
 		return s, a, s.actors[owners[0]], s.actors[owners[1]], id
 	}
 	t.Run("an owner refuses it", func(t *testing.T) {
-		s, a, first, _, id := prepare(t)
+		s, a, first, _, id := prepare(t, two)
 		first.carts.refuse = func([16]byte) bool { return true }
 		s.run(10 * time.Second)
 		s.expectKeeps(a, id)
@@ -240,7 +243,7 @@ func TestHeldSlotIsNotReleasedTooEarly(t *testing.T) {
 		s.expectNothingHeld()
 	})
 	t.Run("it cannot be loaded", func(t *testing.T) {
-		s, a, first, second, id := prepare(t)
+		s, a, first, second, id := prepare(t, two)
 		a.carts.stateless = true
 		s.run(10 * time.Second)
 		s.expectKeeps(a, id)
@@ -250,7 +253,7 @@ func TestHeldSlotIsNotReleasedTooEarly(t *testing.T) {
 		expect(t, "owners have it", []vector{first.carts.carts[id], second.carts.carts[id]}, []vector{{15: 1}, {15: 1}})
 	})
 	t.Run("an owner was lost", func(t *testing.T) {
-		s, a, first, _, id := prepare(t)
+		s, a, first, _, id := prepare(t) // two of three are left
 		s.end(first)
 		s.run(replaceAfter - time.Second)
 		s.expectKeeps(a, id) // it may come back
@@ -262,8 +265,33 @@ func TestHeldSlotIsNotReleasedTooEarly(t *testing.T) {
 			}
 		}
 	})
+	t.Run("an owner does not take it for its own", func(t *testing.T) {
+		s, a, other, owner, id := prepare(t, two)
+		members := []Member{}
+		for _, b := range s.actors {
+			if b != owner {
+				members = append(members, b.self)
+			}
+		}
+		phantom := memberOf(6)
+		for owner.ownsSlot(SlotOf(id)) { // it knows of a member that the others do not know
+			phantom.GossipAddr += "0"
+			owner.SetMembers(append(slices.Clone(members), phantom))
+		}
+		s.run(10 * time.Second)
+		s.expectKeeps(a, id)
+		expect(t, "the other owner has it", other.carts.carts[id], vector{15: 1})
+		owner.carts.put(id, vector{15: 1}) // which it may let go at any time
+		s.run(10 * time.Second)
+		s.expectKeeps(a, id)
+		phantom.State = Draining
+		owner.SetMembers(append(members, phantom))
+		s.run(3 * time.Second)
+		s.expectNothingHeld()
+		expect(t, "it has it", owner.carts.carts[id], vector{15: 1})
+	})
 	t.Run("the link of an owner goes down after it got it", func(t *testing.T) {
-		s, a, first, second, id := prepare(t)
+		s, a, first, second, id := prepare(t, two)
 		s.down(a, first, "cut")
 		s.run(3 * time.Second)
 		s.down(a, second, "cut")
@@ -275,7 +303,7 @@ func TestHeldSlotIsNotReleasedTooEarly(t *testing.T) {
 		s.expectNothingHeld()
 	})
 	t.Run("something new comes", func(t *testing.T) {
-		s, a, first, second, id := prepare(t)
+		s, a, first, second, id := prepare(t, two)
 		s.down(a, second, "cut")
 		s.run(3 * time.Second)
 		expect(t, "the first owner has it", first.carts.carts[id], vector{15: 1})
@@ -297,34 +325,32 @@ func TestHeldSlotIsNotReleasedTooEarly(t *testing.T) {
 func TestWhatComesDuringASessionIsNotGiven(t *testing.T) {
 	s := connected(t, 5, two)
 	id := cartID(1)
+	late := successor(id)
 	a, owner := s.stranger(id), s.actors[s.owners(id)[0]]
 	a.Forward(id, false, func(Member) bool { return false })
 	a.carts.put(id, vector{15: 1})
-	late := successor(id)
+	came := false
 	s.carry = func(from, to *actor, frame []byte) [][]byte {
-		if r := (reader{b: frame}); from == owner && to == a && late == successor(id) {
-			var h header
-			var it item
-			if r.header(&h); len(r.b) > 0 {
-				if r.item(&it); it.kind == kindFinished {
-					late = successor(late)
-					a.carts.refuse = nil
-					a.carts.put(late, vector{15: 1})
-					a.mu.Lock()
-					a.holdSlot(SlotOf(late))
-					a.mu.Unlock()
-				}
-			}
+		_, items, _ := decodeFrame(frame)
+		finished := slices.ContainsFunc(items, func(it item) bool { return it.kind == kindFinished })
+		if finished && from == owner && to == a && !came {
+			came = true
+			a.carts.put(late, vector{15: 1})
+			a.mu.Lock()
+			a.holdSlot(SlotOf(late))
+			a.mu.Unlock()
 		}
 		return [][]byte{frame}
 	}
-	s.run(10 * time.Second)
-	s.expectNothingHeld()
-	for _, i := range s.owners(id) {
-		expect(t, "an owner has what came late", s.actors[i].carts.carts[late], vector{15: 1})
+	for steps := 0; a.Status().Placement.Held > 0; steps++ {
+		if steps == 10_000 {
+			t.Fatal("it is held for ever")
+		}
+		s.run(time.Millisecond)
 	}
-	if late == successor(id) {
-		t.Error("nothing came late")
+	expect(t, "something came late", came, true)
+	for _, i := range s.owners(id) {
+		expect(t, "an owner has it when it is released", s.actors[i].carts.carts[late], vector{15: 1})
 	}
 }
 
@@ -360,8 +386,30 @@ func TestGiverDoesNotPull(t *testing.T) {
 		expect(t, "carts", len(owner.carts.carts), 420)
 		expect(t, "versions", []vector{owner.carts.carts[ids[0]], owner.carts.carts[ids[1]], owner.carts.carts[ids[2]]},
 			[]vector{{15: 1}, {14: 2, 15: 1}, {14: 2}})
-		expect(t, "states", owner.carts.states <= 40, true)
+		if n := owner.carts.states; n > 60 {
+			t.Errorf("%d states came, of 60 that it lacked", n)
+		}
+		if n := owner.carts.vectors; n > 100 {
+			t.Errorf("%d vectors were loaded, for 40 carts that differ", n)
+		}
 	}
+}
+
+// Who is asked about a slot that it does not own says that it cannot tell.
+func TestListingOfASlotThatIsNotOwned(t *testing.T) {
+	s := connected(t, 5, two)
+	ids := oneSlot(1)
+	a, peer := s.stranger(ids[0]), s.actors[s.owners(ids[0])[0]]
+	listing := item{kind: kindListing, id: ids[0], n: 1, body: encodeListing([]Version{{ids[0], 1}})}
+	a.takeRepair(t.Context(), a.peer(peer.start), &listing)
+	var said []item
+	s.carry = func(_, _ *actor, frame []byte) [][]byte {
+		_, items, _ := decodeFrame(frame)
+		said = append(said, items...)
+		return nil
+	}
+	s.settle()
+	expect(t, "answer", said, []item{{kind: kindListed, n: 1, m: listedFailed}})
 }
 
 // A slot with more carts than a listing can be given, too.

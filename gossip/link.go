@@ -225,9 +225,12 @@ func newLinks(id *credentials, core *Core, find func(Member) (Member, error), re
 // dialled returns a link on a connection with the process of start id peer, which is to be run.
 func (ls *links) dialled(ctx context.Context, raw net.Conn, ours hello, peer uint64) (*link, error) {
 	id := ls.credentials()
-	conn := tls.Client(raw, id.client(peer))
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
-	in, err := ls.introduce(ctx, conn, id, ours)
+	conn, err := id.prove(ctx, tls.Client(raw, id.client(peer, linkProtocol)))
+	var in introduction
+	if err == nil {
+		in, err = ls.introduce(conn, ours)
+	}
 	if err != nil && ctx.Err() == nil {
 		ls.refuse(raw, err)
 	}
@@ -235,18 +238,29 @@ func (ls *links) dialled(ctx context.Context, raw net.Conn, ours hello, peer uin
 		_ = raw.Close()
 		return nil, errors.Join(ctx.Err(), err)
 	}
-	return newLink(in, conn, ls.core), nil
+	return newLink(in, conn.Conn, ls.core), nil
 }
 
-// accepted runs a link on a connection that came, if it is a peer's.
-func (ls *links) accepted(ctx context.Context, raw net.Conn, ours hello) {
+// accepted runs a link on a connection that came, if it is a peer's, or has carry use it for requests.
+func (ls *links) accepted(ctx context.Context, raw net.Conn, ours hello, carry func(secured) error) {
 	defer func() { _ = raw.Close() }()
 	id := ls.credentials()
-	conn := tls.Server(raw, id.server())
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
-	in, err := ls.introduce(ctx, conn, id, ours)
+	conn, err := id.prove(ctx, tls.Server(raw, id.server()))
+	forRequests := err == nil && conn.protocol == requestProtocol
+	var in introduction
+	if err == nil && !forRequests {
+		in, err = ls.introduce(conn, ours)
+	}
 	if !ls.crowd.leave(raw) {
 		return // closed, and counted
+	}
+	if forRequests {
+		defer stop()
+		if err := carry(conn); err != nil && ctx.Err() == nil {
+			ls.refuse(raw, err)
+		}
+		return
 	}
 	if err == nil && in.peer.Start >= ours.Start {
 		err = fmt.Errorf("%w: %s is to be dialled from here", errIdentity, in.peer.Name)
@@ -257,7 +271,7 @@ func (ls *links) accepted(ctx context.Context, raw net.Conn, ours hello) {
 	if !stop() || err != nil {
 		return
 	}
-	err = ls.run(newLink(in, conn, ls.core))
+	err = ls.run(newLink(in, conn.Conn, ls.core))
 	if errors.Is(err, errRenewed) && raw.SetDeadline(time.Now().Add(proofTime)) == nil {
 		stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
 		defer stop()
@@ -265,29 +279,16 @@ func (ls *links) accepted(ctx context.Context, raw net.Conn, ours hello) {
 	}
 }
 
-// introduce shakes hands and exchanges hellos, within proofTime.
-func (ls *links) introduce(ctx context.Context, conn *tls.Conn, id *credentials, ours hello) (in introduction, err error) {
-	if err := conn.SetDeadline(time.Now().Add(proofTime)); err != nil {
-		return in, err
-	}
-	if err := conn.HandshakeContext(ctx); err != nil {
-		return in, fmt.Errorf("%w: %w", errHandshake, err)
-	}
+// introduce exchanges hellos, in what is left of proofTime.
+func (ls *links) introduce(conn secured, ours hello) (in introduction, err error) {
 	h, err := exchangeHello(conn, ours)
 	if err != nil {
 		return in, err
 	}
-	start, err := startOf(conn.ConnectionState())
-	if err == nil && start != h.Start {
-		err = fmt.Errorf("%w: %s says that it is %s", errIdentity, formatStart(start), h.Name)
+	if conn.peer != h.Start {
+		return in, fmt.Errorf("%w: %s says that it is %s", errIdentity, formatStart(conn.peer), h.Name)
 	}
-	if err != nil {
-		return in, err
-	}
-	in.ours = id.inUse
-	if in.proven, err = id.provenBy(conn.ConnectionState()); err != nil {
-		return in, err
-	}
+	in.proven, in.ours = conn.proven, conn.ours
 	if in.wire, err = ours.agree(h); err != nil {
 		return in, err
 	}
@@ -325,8 +326,6 @@ func (ls *links) keysChanged() {
 	}
 }
 
-var errHandshake = errors.New("TLS handshake")
-
 // refuse counts a connection that came to nothing, unless that is as it has to be.
 func (ls *links) refuse(conn net.Conn, err error) {
 	if errors.Is(err, errBridge) {
@@ -339,6 +338,14 @@ func (ls *links) refuse(conn net.Conn, err error) {
 		why    = linkSilent // it ended, or its time did
 	)
 	switch {
+	case errors.Is(err, errProtocol):
+		why = linkProtocols
+	case errors.Is(err, errStranger):
+		why = linkStranger
+	case errors.Is(err, errCrowd):
+		why = linkCrowd
+	case errors.Is(err, errStopped), errors.Is(err, errRemoved):
+		return
 	case errors.Is(err, errIdentity):
 		why = linkIdentity
 	case errors.Is(err, errConflict):
@@ -438,6 +445,16 @@ func (ls *links) poke(peer uint64) {
 	if l != nil {
 		l.poke()
 	}
+}
+
+// peer returns the process of a start id, if it is linked.
+func (ls *links) peer(start uint64) (Member, bool) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if l := ls.up[start]; l != nil {
+		return l.peer, true
+	}
+	return Member{}, false
 }
 
 // close closes the link of a peer.

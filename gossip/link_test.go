@@ -31,9 +31,12 @@ func newCaller(t testing.TB, key Key, start uint64) caller {
 	}}}
 }
 
-// lax shakes hands with whoever answers.
-func (c caller) lax(conn net.Conn) *tls.Conn {
-	config := c.config()
+// lax shakes hands with whoever answers, for a link.
+func (c caller) lax(conn net.Conn) *tls.Conn { return c.offering(conn, linkProtocol) }
+
+// offering shakes hands with whoever answers, for one of some protocols.
+func (c caller) offering(conn net.Conn, protocols ...string) *tls.Conn {
+	config := c.config(protocols...)
 	config.InsecureSkipVerify = true
 	return tls.Client(conn, config)
 }
@@ -72,18 +75,26 @@ func TestBadInputAtTheLinkPort(t *testing.T) {
 			say(conn, frameOf(appendHello(nil, good(t).hello)))
 		}},
 		{"TLS 1.2", linkHandshake, func(t *testing.T, conn net.Conn) {
-			config := good(t).config()
+			config := good(t).config(linkProtocol)
 			config.InsecureSkipVerify, config.MinVersion, config.MaxVersion = true, tls.VersionTLS12, tls.VersionTLS12
 			shake(tls.Client(conn, config))
 		}},
 		{"no certificate", linkHandshake, func(_ *testing.T, conn net.Conn) {
-			hear(tls.Client(conn, &tls.Config{InsecureSkipVerify: true}))
+			hear(tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{requestProtocol}}))
+		}},
+		{"no protocol", linkProtocols, func(t *testing.T, conn net.Conn) { hear(good(t).offering(conn)) }},
+		{"another protocol", linkProtocols, func(t *testing.T, conn net.Conn) { hear(good(t).offering(conn, "cartd-link/9", "h2")) }},
+		{"requests of a stranger", linkStranger, func(t *testing.T, conn net.Conn) {
+			hear(good(t).offering(conn, requestProtocol))
+		}},
+		{"requests under another key", linkCertificate, func(t *testing.T, conn net.Conn) {
+			hear(newCaller(t, GenerateKey(), 7).offering(conn, requestProtocol))
 		}},
 		{"certificate of another key", linkCertificate, func(t *testing.T, conn net.Conn) {
 			newCaller(t, GenerateKey(), 7).greet(conn)
 		}},
 		{"trust in another key", linkCertificate, func(t *testing.T, conn net.Conn) {
-			shake(tls.Client(conn, newCaller(t, GenerateKey(), 7).client(1<<63)))
+			shake(tls.Client(conn, newCaller(t, GenerateKey(), 7).client(1<<63, linkProtocol)))
 		}},
 		{"nothing", linkSilent, func(_ *testing.T, conn net.Conn) { hear(conn) }},
 		{"end", linkSilent, func(*testing.T, net.Conn) {}},
@@ -280,7 +291,7 @@ func TestRightKeyWrongProcess(t *testing.T) {
 			shake(tls.Server(there, server.server()))
 		}()
 		defer here.Close()
-		err = tls.Client(here, client.client(9)).Handshake()
+		err = tls.Client(here, client.client(9, linkProtocol)).Handshake()
 		if want := fmt.Sprintf("%s answers for %s", formatStart(8), formatStart(9)); !errors.Is(err, errIdentity) || !containsText(err, want) {
 			t.Errorf("%v", err)
 		}

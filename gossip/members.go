@@ -239,6 +239,18 @@ func (m *members) find(other Member) (Member, error) {
 	return known, nil
 }
 
+// byStart returns the other process of a start id, if it is alive.
+func (m *members) byStart(start uint64) (Member, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, o := range m.others {
+		if o.Start == start {
+			return o, true
+		}
+	}
+	return Member{}, false
+}
+
 // conflict returns errConflict if another process has the start id. The mutex is held.
 func (m *members) conflict(other Member) error {
 	taken := ""

@@ -112,10 +112,11 @@ type Node struct {
 	members  *members
 	wan      *wan // nil where the region keeps to itself
 	links    *links
+	requests *requests
 	dials    *dials
 	jobs     *jobs
 	refused  *refusals
-	listener net.Listener // of links; nil before Start
+	listener net.Listener // of links and requests; nil before Start
 
 	keys sync.Mutex // held while they are replaced
 
@@ -154,6 +155,7 @@ func New(o Options) (*Node, error) {
 		Logger:   o.Logger,
 	})
 	n.links = newLinks(id, n.core, n.find, n.refused, o.Logger)
+	n.requests = newRequests(n.links.credentials)
 	n.dials = newDials(n.dial, o.Logger)
 	if o.WANListen != "" {
 		if n.wan, err = newWAN(n); err != nil {
@@ -325,12 +327,20 @@ func (n *Node) outdated(l *link) bool {
 	return err == nil && len(peer.Keys) > 0 && peer.Keys[0] != l.proven && id.has(peer.Keys[0])
 }
 
-// accept takes connections that become links.
+// accept takes connections that become links, or carry requests.
 func (n *Node) accept(ctx context.Context) {
 	acceptAll(ctx, n.listener, func(conn net.Conn) {
 		n.links.crowd.enter(conn)
-		n.running.Go(func() { n.links.accepted(ctx, conn, n.hello()) })
+		n.running.Go(func() { n.links.accepted(ctx, conn, n.hello(), n.carry) })
 	})
+}
+
+// carry has a connection of a peer carry requests until it is closed.
+func (n *Node) carry(conn secured) error {
+	if _, known := n.peer(conn.peer); !known {
+		return fmt.Errorf("%w: %s", errStranger, formatStart(conn.peer))
+	}
+	return n.requests.carry(conn)
 }
 
 // follow tells the core and the dials of every change of the members.
@@ -344,6 +354,7 @@ func (n *Node) follow(ctx context.Context) {
 		self, others := n.members.all()
 		n.core.SetMembers(others)
 		n.links.keysChanged()
+		n.requests.keep(others)
 		n.dials.keep(ctx, toDial(self, others))
 		if n.wan != nil {
 			poke(n.wan.region)
@@ -393,8 +404,8 @@ func (n *Node) SetState(state MemberState) {
 }
 
 // SetKeys replaces the keys of the node. From then on it encrypts and proves itself with the first of them, and
-// refuses what others did with a key that is not among them: links whose peer proved itself so are closed. Other
-// links stay until one that is made with the keys in use takes over. It returns when one of the others knows of
+// refuses what others did with a key that is not among them: links, and connections for requests, whose peer
+// proved itself so are closed. Other links stay until one that is made with the keys in use takes over. It returns when one of the others knows of
 // the keys, or after a second.
 func (n *Node) SetKeys(keys Keyring) error {
 	n.keys.Lock()
@@ -411,6 +422,7 @@ func (n *Node) SetKeys(keys Keyring) error {
 		errs = append(errs, pool.replaceKeys(keys))
 	}
 	n.links.setCredentials(id)
+	n.requests.keysChanged()
 	n.inPools(func(pool *members) { pool.tell(func(self *Member) { self.Keys = keys.Fingerprints() }) })
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("gossip: %w", err)
@@ -453,6 +465,7 @@ func (n *Node) close() error {
 		err = errors.Join(err, n.listener.Close())
 	}
 	n.links.stop()
+	n.requests.stop()
 	n.running.Wait()
 	n.dials.running.Wait()
 	if n.wan != nil {

@@ -473,12 +473,12 @@ func TestStateIsToldAgain(t *testing.T) {
 		}
 		time.Sleep(5 * time.Second)
 		network.cut(hosts[:1], hosts[1:])
-		nodes[0].SetState(Active)
+		nodes[0].SetState(Draining)
 		network.mend(hosts[:1], hosts[1:])
 		know := func() (n int) {
 			for _, other := range nodes[1:] {
 				for _, m := range other.Status().Members {
-					if m.GossipAddr == nodes[0].addr() && m.State == Active {
+					if m.GossipAddr == nodes[0].addr() && m.State == Draining {
 						n++
 					}
 				}

@@ -22,9 +22,14 @@ type site struct {
 }
 
 func newSite(m Member, p *peer) site {
+	return site{addr: m.GossipAddr, zone: m.Zone, hash: hashAddr(m.GossipAddr), peer: p}
+}
+
+// hashAddr returns the hash of a gossip address. Those of similar addresses are unlike each other.
+func hashAddr(addr string) uint64 {
 	h := fnv.New64a()
-	_, _ = h.Write([]byte(m.GossipAddr)) // it never fails
-	return site{addr: m.GossipAddr, zone: m.Zone, hash: mix(h.Sum64()), peer: p}
+	_, _ = h.Write([]byte(addr)) // it never fails
+	return mix(h.Sum64())
 }
 
 // rank orders sites by how much they are to own a slot, by rendezvous hashing: a site that comes or goes moves

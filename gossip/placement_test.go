@@ -119,6 +119,44 @@ func TestOwnersAreSpreadEvenly(t *testing.T) {
 	}
 }
 
+// A site that comes or goes moves only those slots that it wins or loses.
+func TestWhoComesMovesOnlyWhatItWins(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		n := rapid.IntRange(3, 20).Draw(r, "sites")
+		zones := rapid.SampledFrom([]int{0, 2, 3, 5}).Draw(r, "zones")
+		first := rapid.IntRange(0, 1<<20).Draw(r, "first address")
+		sites := make([]site, n+1)
+		for i := range sites {
+			sites[i] = newSite(Member{GossipAddr: fmt.Sprintf("host-%07d:7946", first+i)}, nil)
+			if zones > 0 {
+				sites[i].zone = fmt.Sprint("zone ", i%zones)
+			}
+		}
+		comes := rapid.IntRange(0, n).Draw(r, "comes")
+		with := placement{sites: sites}
+		without := placement{sites: slices.Delete(slices.Clone(sites), comes, comes+1)}
+		with.choose(3)
+		without.choose(3)
+		moved := 0
+		for slot := range Slots {
+			var before []string
+			for _, i := range without.of(slot) {
+				before = append(before, without.sites[i].addr)
+			}
+			for _, i := range with.of(slot) {
+				if addr := with.sites[i].addr; addr == sites[comes].addr {
+					moved++
+				} else if !slices.Contains(before, addr) {
+					r.Fatalf("slot %d moved to %s when %s came", slot, addr, sites[comes].addr)
+				}
+			}
+		}
+		if ideal := Slots * 3 / (n + 1); zones == 0 && moved > ideal*6/5 { // five standard deviations
+			r.Errorf("%d slots moved, of %d on average", moved, ideal)
+		}
+	})
+}
+
 func TestNodesAgreeOnTheRanking(t *testing.T) {
 	s := connected(t, 3)
 	for n := range 100 {

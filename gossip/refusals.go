@@ -27,11 +27,13 @@ const (
 const (
 	linkPlaintext   reason = "link-plaintext"   // no TLS
 	linkCertificate reason = "link-certificate" // a certificate that the cluster key did not issue
+	linkProtocols   reason = "link-protocol"    // no protocol that is spoken here, or none at all
 	linkHandshake   reason = "link-handshake"   // a TLS handshake that failed otherwise
 	linkSilent      reason = "link-silent"      // no handshake, or no hello, in time
 	linkCrowd       reason = "link-crowd"       // a connection that gave way to newer ones before it had proved anything
 	linkHello       reason = "link-hello"       // a hello that makes no sense
 	linkIdentity    reason = "link-identity"    // not the process that it says, or that was dialled
+	linkStranger    reason = "link-stranger"    // a connection for requests from who is no member here
 	linkConflict    reason = "link-conflict"    // a process whose start id another one has
 	linkLabel       reason = "link-label"       // a hello with the label of another cluster
 	linkRegion      reason = "link-region"      // a hello from another region
@@ -44,7 +46,7 @@ const (
 
 var reasons = []reason{
 	gossipLabel, gossipPlaintext, gossipKey, gossipCompressed, gossipSize, gossipSilent, gossipCrowd, gossipMember, gossipRegion,
-	gossipConflict, linkPlaintext, linkCertificate, linkHandshake, linkSilent, linkCrowd, linkHello, linkIdentity, linkConflict,
+	gossipConflict, linkPlaintext, linkCertificate, linkProtocols, linkHandshake, linkSilent, linkCrowd, linkHello, linkIdentity, linkStranger, linkConflict,
 	linkLabel, linkRegion, linkWire, linkReplaced, frameSize, frameTruncated, frameMalformed,
 }
 

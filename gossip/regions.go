@@ -47,7 +47,7 @@ func byWay(a, b way) int {
 }
 
 // regionHash stands for the name of a region.
-func regionHash(name string) uint64 { return addressScore(name) }
+func regionHash(name string) uint64 { return hashAddr(name) }
 
 // reachable reports whether there is a way.
 func (r *region) reachable() bool { return len(r.ways) > 0 }

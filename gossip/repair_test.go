@@ -196,6 +196,35 @@ func TestUnseededNodeIsLeftOut(t *testing.T) {
 	}
 }
 
+// What is seeded is compared while the rest is not; the two are not in sync before all is.
+func TestSlotsThatAreNotSeededAreLeftForLater(t *testing.T) {
+	for unseeded := range 2 {
+		s := connected(t, 2)
+		a, b := s.actors[0], s.actors[1]
+		s.down(a, b, "cut")
+		late := slotSet{}
+		for n := range 50 {
+			late.add(SlotOf(cartID(n)))
+		}
+		s.actors[unseeded].carts.unseeded = late
+		a.fill(0, 100)
+		a.needSync(a.peer(b.start), "the test says so")
+		b.needSync(b.peer(a.start), "the test says so")
+		s.up(a, b)
+		s.run(5 * time.Second)
+		for n := range 100 {
+			if _, has := b.carts.carts[cartID(n)]; has == late.has(SlotOf(cartID(n))) {
+				t.Errorf("cart %d, with a slot that is not seeded: %t", n, has)
+			}
+		}
+		expect(t, "synced", []bool{a.Synced(), b.Synced()}, []bool{false, false})
+		s.actors[unseeded].carts.unseeded = slotSet{}
+		s.run(3 * time.Second)
+		s.expectEqual(100)
+		expect(t, "synced", []bool{a.Synced(), b.Synced()}, []bool{true, true})
+	}
+}
+
 func TestCartsThatCannotBeLoadedAreLeftForLater(t *testing.T) {
 	for broken := range 2 {
 		s := newScene(t, 2)

@@ -350,9 +350,11 @@ type eventCarts struct {
 	states    int // of these, whole carts
 	arrived   int // of these, from another region
 	asked     int // of these, such as are not durable there
+	vectors   int // calls of Vector
 
 	keeps     int // calls of Keep
 	own, held slotSet
+	unseeded  slotSet
 }
 
 // vector is the state of a cart: the number of events by author, in the order of the scene.
@@ -468,12 +470,12 @@ func (c *eventCarts) Keep(own, held [Slots / 64]uint64) {
 }
 
 func (c *eventCarts) Seeded() (slots [Slots / 64]uint64) {
-	switch {
+	switch seeded := c.own; {
 	case !c.seeded:
 	case c.keeps == 0:
 		slots = allSlots
 	default:
-		slots = c.own
+		slots = seeded.without(&c.unseeded)
 	}
 	return slots
 }
@@ -528,6 +530,7 @@ func (c *eventCarts) Vector(_ context.Context, id [16]byte) ([]byte, bool, error
 	if c.broken {
 		return nil, false, errBroken
 	}
+	c.vectors++
 	v, known := c.carts[id]
 	return v.encode(), known, nil
 }

@@ -56,21 +56,26 @@ func (w *wan) follow(ctx context.Context) {
 func (w *wan) be(ctx context.Context, bridge bool) {
 	self, others := w.pool.all()
 	abroad := bridgesAbroad(self, others)
-	if bridge {
-		w.node.core.SetBridges(true, abroad) // before anybody comes
-	}
-	if bridge != self.Bridge {
-		w.node.o.Logger.Info("gossip: bridge", "is", bridge)
-		w.pool.tell(func(self *Member) { self.Bridge = bridge }) // before links are closed: nobody dials in vain
-	}
 	if !bridge {
-		w.node.core.SetBridges(false, abroad)
 		w.dials.keep(ctx, nil)
+		w.say(false) // before links are closed: nobody dials in vain
+		w.node.core.SetBridges(false, abroad)
 		w.closeLinks()
 		return
 	}
+	w.node.core.SetBridges(true, abroad)
+	w.say(true) // after the core knows: somebody may come
 	w.node.links.keysChanged()
 	w.dials.keep(ctx, toDial(self, abroad))
+}
+
+// say tells the pool whether this process is a bridge, where that is new.
+func (w *wan) say(bridge bool) {
+	if bridge == w.isBridge() {
+		return
+	}
+	w.node.o.Logger.Info("gossip: bridge", "is", bridge)
+	w.pool.tell(func(self *Member) { self.Bridge = bridge })
 }
 
 // bridgesAbroad returns those of the others that are bridges of other regions than self's.

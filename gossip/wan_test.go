@@ -270,8 +270,13 @@ func TestStrangersAreNoBridges(t *testing.T) {
 // A bridge of its own making is refused by nodes that are none, and the other way round.
 func TestLinkAbroadNeedsTwoBridges(t *testing.T) {
 	c := NewCore(CoreOptions{
-		Self: Member{Start: 1, Region: "eu"}, Carts: newWords(), Replicas: 3, Tolerate: 1, Now: time.Now, Wake: func(uint64) {},
-		Spawn: func(uint64, func(context.Context)) { t.Error("a job") },
+		Self: Member{Start: 1, Region: "eu"}, Carts: newWords(), Now: time.Now, Wake: func(uint64) {},
+		Spawn: func(peer uint64, _ func(context.Context)) {
+			if peer != 0 {
+				t.Errorf("a job for %d", peer)
+			}
+		},
+		Replicas: 3, Tolerate: 1,
 	})
 	far := Member{Start: 2, Region: "us", Name: "far", Bridge: true}
 	c.SetBridges(false, []Member{far})

@@ -25,9 +25,10 @@ var clusterSeed = flag.Uint64("cluster.seed", 0, "seed of the clients of TestClu
 
 // cluster is the nodes of a region, each a process, on one database.
 type cluster struct {
-	t   testing.TB
-	url string // of the database; none: each node has a file
-	key string // the file
+	t    testing.TB
+	url  string // of the database; none: each node has a file
+	key  string // the file
+	args []string
 
 	mu    sync.Mutex
 	nodes []*clusterNode // one that died stays until it is replaced
@@ -38,10 +39,10 @@ type clusterNode struct {
 	gossip, startID string
 }
 
-// newCluster starts so many nodes, which are ready then.
-func newCluster(t testing.TB, size int, url string) *cluster {
+// newCluster starts so many nodes, with further arguments. They are ready then.
+func newCluster(t testing.TB, size int, url string, args ...string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, url: url, key: filepath.Join(t.TempDir(), "key")}
+	c := &cluster{t: t, url: url, key: filepath.Join(t.TempDir(), "key"), args: args}
 	if err := os.WriteFile(c.key, []byte(gossip.GenerateKey().Text()), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -64,6 +65,7 @@ func (c *cluster) launch() *clusterNode {
 		where = []string{"--data-dir", c.t.TempDir()}
 	}
 	args := append(append(listening(), where...), "--cluster-key-file", c.key, "--gossip-listen", free, "--link-listen", free)
+	args = append(args, c.args...)
 	for _, n := range c.nodes {
 		args = append(args, "--join", n.gossip)
 	}

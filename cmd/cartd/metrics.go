@@ -109,6 +109,10 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	e.counter(mItemsRefused, float64(z.Counters.RefusedByPeer), "by peer")
 	e.counter(mOverflows, float64(z.Counters.Overflows))
 	e.counter(mDropped, float64(z.Counters.Dropped))
+	e.counter(mForwarded, float64(z.Forwards.Forwarded), "owner")
+	e.counter(mForwarded, float64(z.Forwards.TakenOver), "here")
+	e.counter(mUnheeded, float64(z.Forwards.Unheeded))
+	e.counter(mForOthers, float64(z.Forwards.ForOthers))
 	for _, l := range z.Links {
 		e.gauge(mLinkUp, truth(l.Up), l.Peer)
 		e.gauge(mLinkRoundTrip, l.RoundTrip, l.Peer)
@@ -218,6 +222,10 @@ var (
 	mItemsRefused  = describe("items_refused_total", "Items of frames that were not held, by who refused.", "side")
 	mOverflows     = describe("outbox_overflows_total", "Times that what was to be done for a peer had no room.")
 	mDropped       = describe("outbox_dropped_total", "Items that were dropped for that, and left to repair.")
+
+	mForwarded = describe("requests_forwarded_total", "Requests for carts that this node does not own, by who answered: an owner, or this node because none did.", "by")
+	mUnheeded  = describe("forward_tries_unheeded_total", "Times that an owner did not answer such a request.")
+	mForOthers = describe("requests_for_others_total", "Requests that other nodes passed on to this one.")
 
 	mLinkUp           = describe("link_up", "Whether the link with a peer is up.", "peer")
 	mLinkRoundTrip    = describe("link_round_trip_seconds", "Last round trip on the link.", "peer")

@@ -45,6 +45,7 @@ type node struct {
 	storedIn string // where, for logs
 	service  *cart.Service
 	region   *gossip.Node // nil where the node is alone
+	forwards *forwarder   // nil there, too
 	keyWatch *keyWatch    // nil where the keys are not from a file
 	left     bool         // in a stop: the database lacks what other nodes hold
 
@@ -67,7 +68,7 @@ type stopping struct {
 
 // startNode starts a node. It runs until stop, and needs to be stopped when failed is closed.
 func startNode(ctx context.Context, c config, log *slog.Logger) (n *node, err error) {
-	n = &node{log: log, config: c, served: make(chan error, 2)}
+	n = &node{log: log, config: c, served: make(chan error, 3)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.stop())
@@ -77,7 +78,7 @@ func startNode(ctx context.Context, c config, log *slog.Logger) (n *node, err er
 	if err != nil {
 		return n, fmt.Errorf("--admin-listen: %w", err)
 	}
-	n.admin = n.serve(admin, n.adminHandler())
+	n.admin = n.serve(admin, n.adminHandler(), maxHeaderBytes)
 	n.adminAddr = admin.Addr()
 
 	if err := n.openStore(ctx); err != nil {
@@ -91,8 +92,16 @@ func startNode(ctx context.Context, c config, log *slog.Logger) (n *node, err er
 	if err := n.startService(ctx); err != nil {
 		return n, errors.Join(err, public.Close())
 	}
+	o := api.Options{Service: n.service, Dev: c.dev, Ready: n.isReady, Logger: log}
+	if n.region != nil {
+		n.forwards = newForwarder(n.region)
+		// Until after the public listener, and with headers that have grown on the way.
+		n.serve(n.region.Requests(), n.forwards.answer(n.closing(api.New(o))), 2*maxHeaderBytes)
+		n.onStop(stopTimeout, n.forwards.close)
+		o.Forwarder = n.forwards
+	}
 	n.serving.Store(true)
-	n.public = n.serve(public, n.closing(api.New(api.Options{Service: n.service, Dev: c.dev, Ready: n.isReady, Logger: log})))
+	n.public = n.serve(public, n.closing(api.New(o)), maxHeaderBytes)
 	if n.region != nil {
 		if n.keyWatch != nil {
 			n.background(n.keyWatch.run) // until after the drain
@@ -289,15 +298,15 @@ func (n *node) background(f func(context.Context)) {
 	})
 }
 
-// serve serves a listener until stop.
-func (n *node) serve(l net.Listener, h http.Handler) *http.Server {
+// serve serves a listener until stop, requests with so many bytes of headers at most.
+func (n *node) serve(l net.Listener, h http.Handler, headerBytes int) *http.Server {
 	server := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
+		MaxHeaderBytes:    headerBytes,
 
 		DisableGeneralOptionsHandler: true, // "OPTIONS *" is a path that there is not
 		ErrorLog:                     slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
@@ -355,8 +364,8 @@ func (n *node) onStop(most time.Duration, do func(context.Context) error) {
 	n.stops = append(n.stops, stopping{most, do})
 }
 
-// stop ends the node: not ready, but in a region serving until that is noticed; requests in flight finish, what
-// was accepted is written, or held by enough other nodes, and the operator's listener goes last.
+// stop ends the node: not ready, but in a region serving until that is noticed; requests in flight finish, those that
+// other nodes have passed on last; what was accepted is written, or held by enough other nodes, and the operator's listener goes last.
 func (n *node) stop() error {
 	n.draining.Store(true)
 	var errs []error

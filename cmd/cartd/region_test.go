@@ -128,7 +128,7 @@ func TestClusterSettings(t *testing.T) {
 }
 
 // parsed returns the settings that arguments of serve make.
-func parsed(t *testing.T, args ...string) config {
+func parsed(t testing.TB, args ...string) config {
 	t.Helper()
 	var c config
 	f := pflag.NewFlagSet("serve", pflag.ContinueOnError)
@@ -179,7 +179,7 @@ type member struct {
 }
 
 // startMember starts a node of a region whose other nodes are given; args say where its carts are.
-func startMember(t *testing.T, key string, others []*member, args ...string) *member {
+func startMember(t testing.TB, key string, others []*member, args ...string) *member {
 	t.Helper()
 	const free = "127.0.0.1:0"
 	args = append(args, "--dev", "--listen", free, "--admin-listen", free, "--gossip-listen", free, "--link-listen", free, "--cluster-key", key)

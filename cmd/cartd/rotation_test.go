@@ -22,11 +22,12 @@ func TestKeyRotation(t *testing.T) {
 	t.Parallel()
 	t.Run("database", func(t *testing.T) { testKeyRotation(t, pgtest.New(t)) })
 	t.Run("files", func(t *testing.T) { testKeyRotation(t, "") }) // a write needs a link
+	t.Run("two owners", func(t *testing.T) { testKeyRotation(t, pgtest.New(t), "--replicas", "2") })
 }
 
-func testKeyRotation(t *testing.T, url string) {
+func testKeyRotation(t *testing.T, url string, args ...string) {
 	former := gossip.GenerateKey()
-	c := &cluster{t: t, url: url}
+	c := &cluster{t: t, url: url, args: args}
 	var files, admins []string
 	for range 3 {
 		c.key = keyFileOf(t, former.Text()+"\n")

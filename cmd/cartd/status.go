@@ -26,14 +26,14 @@ type status struct {
 	Needed   int             `json:"needed"`         // of those, for a write to be acknowledged without the database
 	Counters gossip.Counters `json:"counters"`       // of all links since the start
 	Clock    clockStatus     `json:"clock"`
+	Forwards forwardsStatus  `json:"forwards"`
+	Refused  refusedStatus   `json:"refused"`
+	KeyFile  *keyFileStatus  `json:"key_file,omitempty"` // where the keys are from one
 
 	// Of a node that reaches other regions.
 	WANAddress string         `json:"wan_address,omitempty"`
 	WANMembers []memberStatus `json:"wan_members,omitempty"` // the other nodes of all regions that are alive
 	Regions    []regionStatus `json:"regions,omitempty"`     // the others
-
-	Refused refusedStatus  `json:"refused"`
-	KeyFile *keyFileStatus `json:"key_file,omitempty"` // where the keys are from one
 
 	Carts *cartsStatus `json:"carts,omitempty"` // nothing until the store is open
 	Store *storeStatus `json:"store,omitempty"`
@@ -94,6 +94,14 @@ type linkStatus struct {
 type clockStatus struct {
 	Offset float64 `json:"offset_seconds"` // of the others' clocks, their median
 	Bad    bool    `json:"bad"`            // most of them are more than a minute off
+}
+
+// forwardsStatus counts requests for carts, since the start.
+type forwardsStatus struct {
+	Forwarded uint64 `json:"forwarded"`  // this node does not own the cart, and an owner answered
+	TakenOver uint64 `json:"taken_over"` // no owner answered, and this node did
+	Unheeded  uint64 `json:"unheeded"`   // times that an owner was asked and did not answer
+	ForOthers int64  `json:"for_others"` // another node passed it on, and this one answered
 }
 
 // refusedStatus counts what came from elsewhere and was not taken, by reason, since the start.
@@ -157,6 +165,7 @@ func (n *node) status() *status {
 	z.commits(carts)
 	if n.region != nil {
 		z.cluster(n.region.Status(), n.config.cluster.tolerate)
+		z.Forwards.ForOthers = n.forwards.forOthers.Load()
 		if n.keyWatch != nil {
 			z.KeyFile = n.keyWatch.read()
 		}
@@ -254,6 +263,8 @@ func (z *status) cluster(s gossip.NodeStatus, needed int) {
 	}
 	z.Refused.Network, z.Refused.NetworkLast = s.Refused, s.RefusedAt
 	z.Counters = s.Core.Counters
+	p := s.Core.Placement
+	z.Forwards.Forwarded, z.Forwards.TakenOver, z.Forwards.Unheeded = p.Forwarded, p.TakenOver, p.Unheeded
 }
 
 func memberStatusOf(m gossip.Member) memberStatus {

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"cmp"
 	"fmt"
 	"math/bits"
 	"slices"
@@ -39,6 +38,9 @@ func (n *node) keep(own, held slots) {
 	}
 	w.count["held"] += pinned
 	w.count["released"] += released
+	if own != n.own {
+		w.told++
+	}
 	n.own, n.held, n.placed = own, held, true
 }
 
@@ -61,7 +63,10 @@ func (c *checker) misplaced() string {
 	if places != owners*gossip.Slots {
 		return fmt.Sprintf("%d slots have %d owners in all", gossip.Slots, places)
 	}
-	spread := min(owners, zonesOf(live))
+	spread := 0
+	if live[0].machine.zone != "" {
+		spread = min(owners, zonesOf(live))
+	}
 	for slot := range gossip.Slots {
 		var ranked [replicas]*node
 		for _, n := range live {
@@ -75,7 +80,7 @@ func (c *checker) misplaced() string {
 				ranked[rank] = n
 			}
 		}
-		if zonesOf(ranked[:owners]) < spread {
+		if spread > 0 && zonesOf(ranked[:owners]) < spread {
 			return fmt.Sprintf("slot %d: its owners are in fewer than %d zones", slot, spread)
 		}
 	}
@@ -83,12 +88,13 @@ func (c *checker) misplaced() string {
 }
 
 // zonesOf returns in how many zones some nodes are.
-func zonesOf(nodes []*node) int {
-	zones := map[string]bool{}
+func zonesOf(nodes []*node) (zones int) {
 	for i, n := range nodes {
-		zones[cmp.Or(n.machine.zone, fmt.Sprint(i))] = true
+		if !slices.ContainsFunc(nodes[:i], func(p *node) bool { return p.machine.zone == n.machine.zone }) {
+			zones++
+		}
 	}
-	return len(zones)
+	return zones
 }
 
 // leftOver tells what a node keeps of carts that it does not own, or "".

@@ -50,7 +50,7 @@ var plantedBugs = []planted{
 	{
 		"reuse a replica id", "cart/shard.go",
 		"replica: newReplicaID()", "replica: crdt.ReplicaID(id[1]) + 1",
-		[]string{"unique-dots", "lost-write", "equal-bytes"},
+		[]string{"unique-dots", "lost-write", "equal-bytes", "dirty-read"},
 	},
 	{
 		"overwrite a snapshot", "internal/sim/database_test.go",
@@ -110,7 +110,7 @@ var plantedBugs = []planted{
 	{
 		"forget what was not joined when a link comes up", "gossip/repair.go",
 		"if equal {", "if equal || true {",
-		[]string{"convergence"},
+		[]string{"convergence", "dirty-read"},
 	},
 	{
 		"take for saved what a database had once", "cart/holder.go",
@@ -130,7 +130,7 @@ var plantedBugs = []planted{
 	{
 		"release a held slot before all of its owners have it", "gossip/held.go",
 		"if !p.given.has(slot) {", "if false {",
-		[]string{"convergence", "dirty-read", "lost-write"},
+		[]string{"convergence", "dirty-read", "lost-write", "left-over"},
 	},
 	{
 		"let go of a slot with its ownership", "gossip/held.go",
@@ -138,19 +138,14 @@ var plantedBugs = []planted{
 		[]string{"dirty-read", "lost-write", "convergence"},
 	},
 	{
-		"take over without a pin", "gossip/forward.go",
+		"hold nothing of a write to what others own", "gossip/replicate.go",
 		"c.holdSlot(slot)", "_ = slot",
-		[]string{"dirty-read", "lost-write", "convergence"},
+		[]string{"convergence", "dirty-read", "lost-write"},
 	},
 	{
-		"hold nothing that a peer delivers", "gossip/receive.go",
-		"c.holdSlot(", "_ = (",
-		[]string{"dirty-read", "lost-write", "convergence"},
-	},
-	{
-		"forget a site that was lost", "gossip/placement.go",
-		"case now.Sub(p.left) < replaceAfter:", "case false:",
-		[]string{"placement"},
+		"bring back the site of a process that left", "gossip/placement.go",
+		"b.heard.Compare(a.heard)", "0",
+		[]string{"placement", "left-over"},
 	},
 }
 

@@ -38,6 +38,7 @@ type world struct {
 	healing  chan struct{} // closed when all faults are to end
 	faults   int           // going on
 	parted   bool
+	told     int     // counts what the Services are told to own
 	exposed  []*node // the dead, while what they held is not yet held elsewhere
 	over     bool
 
@@ -183,9 +184,6 @@ func (w *world) direct() {
 	for _, done := range shoppers {
 		w.wait(done, nil, nil)
 	}
-	if w.rand.IntN(4) == 0 { // when nobody writes, which would save the cart again
-		w.goBack()
-	}
 	w.converge()
 	w.lookAtAll()
 	w.closeAll()
@@ -219,7 +217,7 @@ func (w *world) openShop() (shoppers []chan struct{}) {
 // How long healing may take.
 const (
 	meetAgain = 22 * time.Second // a period of the rejoin loop and a dial
-	placed    = time.Second      // what the Services are told of, who owns what, and nothing has changed
+	placed    = time.Second      // nothing has changed in who owns what
 	placeIn   = 45 * time.Second // who joins is active, and who was lost owns nothing any more
 	healIn    = 5 * time.Second  // all replicas are equal after the last link is up, and it is clear who owns them
 	makeRoom  = 10 * time.Second // where memory is short: what was refused waits for the database to have the rest
@@ -243,12 +241,16 @@ func (w *world) converge() {
 		return
 	}
 	w.trace("all links are up")
-	why, since := "", w.now
+	why, since, told := "", w.now, w.told
 	if !w.until(placeIn, func() bool {
-		if why = w.check.misplaced(); why != "" {
-			since = w.now
+		if w.told != told {
+			since, told = w.now, w.told
 		}
-		return w.now-since > placed
+		if w.now-since < placed {
+			return false
+		}
+		since, why = w.now, w.check.misplaced()
+		return why == ""
 	}) {
 		w.fail("placement", "%v after the last link came up: %s", placeIn, why)
 		return
@@ -257,6 +259,10 @@ func (w *world) converge() {
 	if why = w.check.strays(); why != "" {
 		w.fail("placement", "%s", why)
 		return
+	}
+	if w.rand.IntN(4) == 0 { // when nobody writes, which would save the cart again
+		w.until(letGoIn, func() bool { return w.check.leftOver() == "" })
+		w.goBack()
 	}
 	if !w.until(lookIn+saveIn, w.check.cameBack) {
 		w.fail("came-back", "the database does not have again what it had of %d carts before it went back in time", len(w.check.owed))
