@@ -10,6 +10,8 @@ const (
 	tellRegionsEvery = time.Second      // a bridge, unless something changed
 	wayLasts         = 3 * time.Second  // without a word of the bridge
 	settleFor        = 10 * time.Second // after a loss, until those who compare have done so
+
+	maxWays = 8 // to a region: more than there are bridges while they change
 )
 
 // region is another region, as this node knows it.
@@ -107,13 +109,17 @@ func (c *Core) takeRegion(p *peer, it *item) {
 // addWay notes a way, which may be known. The mutex is held.
 func (c *Core) addWay(r *region, w way) {
 	i := slices.IndexFunc(r.ways, func(known way) bool { return known.via == w.via })
-	if i < 0 {
-		r.ways = append(r.ways, w)
-	} else {
+	switch {
+	case i >= 0:
 		if r.ways[i].word.losses != w.word.losses {
 			c.lose(r, false)
 		}
 		r.ways[i] = w
+	case len(r.ways) == maxWays:
+		c.refusedCrossings++
+		return
+	default:
+		r.ways = append(r.ways, w)
 	}
 	slices.SortFunc(r.ways, byWay)
 	c.follow(r)

@@ -207,7 +207,8 @@ func (n *node) apiAddr() string {
 }
 
 // join makes the node an active one as soon as it has met another one, if it knows of any, and has what that
-// has, as far as the database can be read. What it does not find out in time, repair finds later.
+// has, as far as the database can be read, and what other regions have that can be reached. What it does not find out
+// in time, repair finds later.
 func (n *node) join(ctx context.Context) {
 	over, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
@@ -217,7 +218,9 @@ func (n *node) join(ctx context.Context) {
 	alone := time.Now().Add(meetTimeout)
 	for over.Err() == nil {
 		met := len(n.config.cluster.join) == 0 || core.Peers() > 0 || time.Now().After(alone)
-		if met && (n.service.Indexed() && core.Synced() || n.unreachable() != nil) {
+		abroad := len(n.config.cluster.joinWAN) == 0 || core.Peers() == 0 || core.Abroad() > 0 || time.Now().After(alone)
+		synced := core.Synced() && abroad && core.SyncedAbroad()
+		if met && (n.service.Indexed() && synced || n.unreachable() != nil) {
 			break
 		}
 		select {
