@@ -32,11 +32,11 @@ type RegionStatus struct {
 	RoundTrip time.Duration `json:"round_trip_ns"` // of the fastest link with it; of a bridge
 	Bridges   []LinkStatus  `json:"bridges"`       // by start id; a node that is no bridge has no link with them
 
-	Sites     int `json:"sites"`       // that own slots there, as its bridge told last
-	Processes int `json:"processes"`   // that run there
-	NeedSync  int `json:"need_sync"`   // of these, those that may lack, or have, what this node has, or lacks
-	Repairing int `json:"repairing"`   // of these, those that this node is being compared with
-	OwedState int `json:"owed_states"` // whole carts that they are to get
+	Sites      int `json:"sites"`       // that own slots there, as its bridge told last
+	Processes  int `json:"processes"`   // that run there
+	NeedSync   int `json:"need_sync"`   // of these, those that may lack, or have, what this node has, or lacks
+	Repairing  int `json:"repairing"`   // of these, those that this node is being compared with
+	OwedStates int `json:"owed_states"` // whole carts that they are to get
 
 	Crossings Crossings `json:"crossings"`
 	Repairs   Counters  `json:"repairs"` // of those processes
@@ -56,7 +56,7 @@ func (c *Core) regionStatus(now time.Time) []RegionStatus {
 		for _, p := range r.remotes {
 			s.NeedSync += int(flag(p.needsSync))
 			s.Repairing += int(flag(p.own != nil))
-			s.OwedState += p.owed.len()
+			s.OwedStates += p.owed.len()
 			s.Repairs.add(&p.counters)
 		}
 		for _, p := range c.abroad {

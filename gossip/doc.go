@@ -35,8 +35,9 @@
 // # Regions
 //
 // Two nodes of each region are its bridges, by an election that is a function of its members. Bridges have
-// links with those of other regions, which they know from a pool of the nodes of all regions. Nothing but
-// heartbeats travels there yet.
+// links with those of other regions, which they know from a pool of the nodes of all regions. What is durable in a region
+// crosses to the owners of the cart in the others, by way of the bridges; and for each slot, the first live owner in
+// one region repairs with that in another. A process of another region is a peer without a link: see remote.
 //
 // # What does the I/O
 //

@@ -334,8 +334,9 @@ func writeRegions(w io.Writer, up []reading) {
 			way := ways[name]
 			if z.Node.Bridge {
 				way.Bridges = append(way.Bridges, to.Bridges...)
-				if to.Reachable && (!way.Reachable || to.RoundTrip < way.RoundTrip) {
-					way.Reachable, way.RoundTrip = true, to.RoundTrip
+				way.Reachable = way.Reachable || to.Reachable
+				if to.RoundTrip > 0 && (way.RoundTrip == 0 || to.RoundTrip < way.RoundTrip) {
+					way.RoundTrip = to.RoundTrip
 				}
 			}
 			ways[name] = way

@@ -60,9 +60,18 @@ type memberStatus struct {
 // regionStatus is another region. Only a bridge has links with it.
 type regionStatus struct {
 	Region    string       `json:"region"`
-	Reachable bool         `json:"reachable"` // by a link of this node
-	RoundTrip float64      `json:"round_trip_seconds"`
+	Reachable bool         `json:"reachable"` // from this node, whoever the way goes by
+	Since     time.Time    `json:"since"`     // that is so, or not
+	Via       string       `json:"via,omitempty"`
+	RoundTrip float64      `json:"round_trip_seconds"` // by the fastest link of this node; 0 where it has none
 	Bridges   []linkStatus `json:"bridges"`
+
+	Sites      int              `json:"sites"`     // that own slots there
+	Processes  int              `json:"processes"` // that run there
+	NeedSync   int              `json:"need_sync"` // of these, to be compared with this one, since something may have been lost
+	Repairing  int              `json:"repairing"` // of these, being compared
+	OwedStates int              `json:"owed_states"`
+	Crossings  gossip.Crossings `json:"crossings"`
 }
 
 // linkStatus is the link with a peer, up or not. The backlog is what waits to be sent or acknowledged.
@@ -255,7 +264,11 @@ func (z *status) cluster(s gossip.NodeStatus, needed int) {
 		z.WANMembers = append(z.WANMembers, memberStatusOf(m))
 	}
 	for _, r := range s.Core.Regions {
-		region := regionStatus{Region: r.Region, Reachable: r.Reachable, RoundTrip: r.RoundTrip.Seconds(), Bridges: []linkStatus{}}
+		region := regionStatus{
+			Region: r.Region, Reachable: r.Reachable, Since: r.Since, Via: r.Via, RoundTrip: r.RoundTrip.Seconds(),
+			Sites: r.Sites, Processes: r.Processes, NeedSync: r.NeedSync, Repairing: r.Repairing, OwedStates: r.OwedStates,
+			Crossings: r.Crossings, Bridges: []linkStatus{},
+		}
 		for _, l := range r.Bridges {
 			region.Bridges = append(region.Bridges, linkStatusOf(l, connections[l.Start]))
 		}
