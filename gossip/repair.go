@@ -157,6 +157,9 @@ func (c *Core) startRepairs(now time.Time) {
 		if (p.needsSync || p.compare || !gives.empty() || c.compareAnyway(p, now)) && p.mayOpen(now) {
 			c.openSession(p, now)
 		}
+		if p.region != nil {
+			c.sendOwed(p) // there may be room now in the outbox that it goes by
+		}
 	}
 	if now.Before(c.repairAt) {
 		return

@@ -413,7 +413,8 @@ func TestRegions(t *testing.T) {
 	c := startIn("us", nil, b)
 	reached := func(m *member, region string, bridges int) bool {
 		z := m.debug()
-		return z.Node.Bridge && len(z.Regions) == 1 && z.Regions[0].Region == region && z.Regions[0].Reachable && len(z.Regions[0].Bridges) == bridges
+		return z.Node.Bridge && len(z.Regions) == 1 && z.Regions[0].Region == region && z.Regions[0].Reachable &&
+			len(z.Regions[0].Bridges) == bridges && !slices.ContainsFunc(z.Regions[0].Bridges, func(l linkStatus) bool { return !l.Up })
 	}
 	await(t, "the regions reach each other", func() bool {
 		return reached(a, "us", 1) && reached(b, "us", 1) && reached(c, "eu", 2)
