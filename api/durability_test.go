@@ -23,13 +23,15 @@ func (f *replicator) Replicate(_ [16]byte, _ []byte, held func(uint64)) {
 
 func (f *replicator) Fetch(_ [16]byte, answer func([][]byte, bool)) { go answer(nil, true) }
 
-func (f *replicator) Peers() int          { return int(f.peers.Load()) }
-func (*replicator) Mark([16]byte, []byte) {}
-func (*replicator) Alive(uint64) bool     { return true }
-func (*replicator) Rank([16]byte) int     { return 0 }
-func (*replicator) HandedOver() bool      { return false }
-func (*replicator) Home() int             { return -1 }
-func (*replicator) Synced() bool          { return true }
+func (f *replicator) Peers() int                               { return int(f.peers.Load()) }
+func (*replicator) Mark([16]byte, []byte)                      {}
+func (*replicator) Alive(uint64) bool                          { return true }
+func (*replicator) Rank([16]byte) int                          { return 0 }
+func (*replicator) Cross([16]byte, []byte, bool, func(uint64)) {}
+func (*replicator) Abroad() int                                { return 0 }
+func (*replicator) HandedOver() bool                           { return false }
+func (*replicator) Home() int                                  { return -1 }
+func (*replicator) Synced() bool                               { return true }
 
 // writes returns each kind of write: method, path below the cart's, body.
 func writes(line string) [][3]string {

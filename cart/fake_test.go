@@ -179,8 +179,15 @@ type fakeReplicator struct {
 	dead       uint64 // the start id of a peer that went away
 	sent       []sent
 	marks      []mark
+	crossed    []crossed
+	abroad     int // processes of other regions
 	fetch      func(id ID) (payloads [][]byte, complete bool)
 	came       chan struct{} // a value for each delta
+}
+
+type crossed struct {
+	sent
+	durable bool
 }
 
 type sent struct {
@@ -208,6 +215,24 @@ func (f *fakeReplicator) Mark(_ [16]byte, encoded []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.marks = append(f.marks, m)
+}
+
+func (f *fakeReplicator) Cross(id [16]byte, delta []byte, durable bool, held func(uint64)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.crossed = append(f.crossed, crossed{sent{id, delta, held}, durable})
+}
+
+func (f *fakeReplicator) Abroad() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.abroad
+}
+
+func (f *fakeReplicator) setAbroad(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.abroad = n
 }
 
 func (f *fakeReplicator) Peers() int {

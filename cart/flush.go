@@ -205,6 +205,7 @@ func (s *Service) flushing() {
 			return
 		}
 		now := s.now().UnixNano()
+		s.crossAll()
 		s.hedge(now)
 		s.adapt(now)
 		s.flushDue(now)
@@ -358,6 +359,9 @@ func (c *change) hedge() bool {
 		s.hedges.Add(1)
 		s.save(r)
 	}
+	if c.author && !c.safe && !s.saves() {
+		c.askAbroad()
+	}
 	if c.author && c.safe && s.reachable() {
 		r.resend()
 	}
@@ -371,7 +375,10 @@ func (c *change) giveUp(made, now int64) (unsafe, again bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	commits := r.service.shared && now-r.service.committer.succeeded.Load() < int64(giveUpAfter)
-	peers := now-made < int64(giveUpOnPeers) && r.service.reachable()
+	if !c.durable && c.author && !commits {
+		c.askAbroad()
+	}
+	peers := now-made < int64(giveUpOnPeers) && (r.service.reachable() || c.asked)
 	if !c.durable && c.author && (commits || peers) {
 		return true, true
 	}

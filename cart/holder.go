@@ -28,25 +28,36 @@ type Refused struct {
 // returns held when this node has what is in it and will not lose it while it runs. Otherwise the
 // payload was refused, or, when lacks, needs what this node lacks: a whole state would be held.
 func (s *Service) Deliver(_ uint64, id [16]byte, payload []byte) (held, lacks bool) {
-	d, err := crdt.DecodeDelta(payload)
-	if err != nil {
-		s.refused.malformed.Add(1)
+	d := s.admissible(payload)
+	if d == nil {
 		return false, false
 	}
+	return s.take(id, d, false)
+}
+
+// admissible decodes a payload, unless it is to be refused.
+func (s *Service) admissible(payload []byte) *crdt.Delta {
+	d, err := crdt.DecodeDelta(payload)
 	now := s.now()
 	switch {
+	case err != nil:
+		s.refused.malformed.Add(1)
 	case d.Newest() > crdt.TimestampAt(now.Add(maxAhead)):
 		s.refused.tooNew.Add(1)
-		return false, false
 	case purged(&d.State, now):
 		s.refused.expired.Add(1)
-		return false, false
 	case !s.makeRoom() && s.memory.Load() > s.budget+s.budget/8:
 		s.refused.overMemory.Add(1)
-		return false, false
+	default:
+		return d
 	}
+	return nil
+}
+
+// take joins a delta from elsewhere, where it is durable or not, or keeps it as a fragment.
+func (s *Service) take(id ID, d *crdt.Delta, durable bool) (held, lacks bool) {
 	// Its sender holds it, and this node does now.
-	safe := s.tolerate <= 1
+	safe := durable || s.tolerate <= 1
 	for {
 		sh := s.shard(id)
 		sh.mu.Lock()
@@ -67,6 +78,9 @@ func (s *Service) Deliver(_ uint64, id [16]byte, payload []byte) (held, lacks bo
 			s.resized(r)
 			err = s.join(r, d, safe)
 		}
+		if err == nil && durable {
+			r.confirm(extentOf(&d.State))
+		}
 		r.mu.Unlock()
 		switch {
 		case errors.Is(err, crdt.ErrGap):
@@ -75,7 +89,7 @@ func (s *Service) Deliver(_ uint64, id [16]byte, payload []byte) (held, lacks bo
 			s.refused.malformed.Add(1)
 			return false, false
 		case err != nil:
-			s.log.Error("a cart in memory cannot be read", "cart", ID(id).String(), "error", err)
+			s.log.Error("a cart in memory cannot be read", "cart", id.String(), "error", err)
 			return false, false
 		}
 		return true, false
@@ -284,6 +298,20 @@ func (s *Service) State(ctx context.Context, id [16]byte) (payload []byte, held 
 	defer r.mu.Unlock()
 	payload, held = r.whole()
 	return payload, held, nil
+}
+
+// Durable returns the whole durable state of a cart, as a payload. It may load the cart. A nil payload says that there
+// is no such cart, as far as others are to know.
+func (s *Service) Durable(ctx context.Context, id [16]byte) (payload []byte, err error) {
+	r, err := s.hold(ctx, id)
+	if r == nil {
+		return nil, err
+	}
+	defer r.mu.Unlock()
+	if r.durable == nil {
+		return nil, nil
+	}
+	return recalled(r.durable), nil
 }
 
 // whole returns the latest state as a payload, and what to call when a peer holds it. r.mu is held.

@@ -78,9 +78,6 @@ func (r *resident) mark(m mark) {
 	if r.service.shared && (m.stored.erased || r.stored.vv.Descends(m.base)) {
 		r.stored = r.stored.join(m.stored)
 	}
-	for _, c := range r.unsafe {
-		c.safe = c.safe || m.durable.any() && m.durable.holds(c.events)
-	}
-	r.advance()
+	r.confirm(m.durable)
 	r.settle(r.service.now().UnixNano())
 }

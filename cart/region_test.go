@@ -216,6 +216,10 @@ func (n *node) Rank(id [16]byte) (rank int) {
 	return rank
 }
 
+func (*node) Cross([16]byte, []byte, bool, func(uint64)) {}
+
+func (*node) Abroad() int { return 0 }
+
 func (n *node) HandedOver() bool { return n.Peers() > 1 }
 
 func (*node) Home() int { return -1 }

@@ -10,6 +10,13 @@ type Replicator interface {
 	// Mark tells the other owners what this node knows of the safety of a cart.
 	Mark(id [16]byte, mark []byte)
 
+	// Cross sends a change of a cart to its owners in the other regions: one that is durable here, or one that this
+	// region cannot hold. It calls held, if not nil, with the start id of each process there that has it.
+	Cross(id [16]byte, delta []byte, durable bool, held func(holder uint64))
+
+	// Abroad returns how many processes of other regions are there to hold a change at present.
+	Abroad() int
+
 	// Peers returns how many other nodes are there to hold a change at present.
 	Peers() int
 

@@ -40,6 +40,7 @@ type resident struct {
 
 	stored   extent      // what the store is known to have; the cart is dirty where that is not all
 	unsaved  *crdt.Delta // the changes since the last take, for a store that wants deltas
+	crossing *crdt.Delta // the durable changes that other regions are to be sent
 	taken    *State      // what the committer is saving
 	takenAt  int64       // since when
 	oldest   *State      // the first state that the store did not have, and since when
@@ -54,6 +55,7 @@ type resident struct {
 type change struct {
 	resident *resident
 	state    *State        // that it led to
+	delta    *crdt.Delta   // the step to it, if this node made it
 	events   extent        // what its delta reaches up to
 	author   bool          // this node made it
 	holders  []uint64      // other nodes that have it
@@ -61,6 +63,7 @@ type change struct {
 	durable  bool          // it is safe, and all before it are
 	done     chan struct{} // closed when it is durable, or when nobody makes it so in time; nil where nobody waits
 	closed   bool          // done is
+	asked    bool          // other regions were asked to hold it
 }
 
 // extent is a set of events: those of a version vector, or whatever an erased cart absorbed.
@@ -211,6 +214,14 @@ func (r *resident) credit(c *change, holder uint64) {
 	c.safe = r.service.enough(c.holders)
 }
 
+// confirm notes that what others hold is safe. r.mu is held.
+func (r *resident) confirm(durable extent) {
+	for _, c := range r.unsafe {
+		c.safe = c.safe || durable.any() && durable.holds(c.events)
+	}
+	r.advance()
+}
+
 // advance moves durable over the changes that are safe without a gap. r.mu is held.
 func (r *resident) advance() {
 	n, authored := 0, false
@@ -218,6 +229,7 @@ func (r *resident) advance() {
 		c := r.unsafe[n]
 		r.durable, c.durable = c.state, true
 		c.close()
+		r.cross(c)
 		authored = authored || c.author
 		n++
 	}

@@ -66,7 +66,10 @@ type Service struct {
 	flusher   flusher
 	backlog   ages // of the carts of which a store that nodes share lacks something
 	losses    losses
-	placed    atomic.Bool // it is known which slots are own
+	crossings crossings
+	lags      lags
+	asked     atomic.Int64 // times that other regions were asked to hold a cart
+	placed    atomic.Bool  // it is known which slots are own
 	gains     gains
 	hedges    atomic.Int64
 	answers   struct{ peers, database, notDurable atomic.Int64 } // to writes
@@ -189,7 +192,7 @@ func (s *Service) Ready() error {
 	switch {
 	case s.Err() != nil:
 		return s.Err()
-	case s.reachable():
+	case s.reachable(), s.abroad():
 		return nil
 	case !s.acknowledges():
 		return errAlone
@@ -216,11 +219,14 @@ type Stats struct {
 	StalledBy       error         // why
 	Commits         Latencies     // that succeeded, since the start
 
+	Abroad map[string]Latencies // by region, how old what arrived from there was, since the start
+
 	AckedByPeers    int64   // writes that were acknowledged because enough nodes held them, since the start
 	AckedByDatabase int64   // because the store, which may be a file, had them
 	NotDurable      int64   // writes that were refused with NotDurable, since the start
 	Hedges          int64   // writes that went to the database because nodes were late, since the start
 	Refused         Refused // payloads of peers, since the start
+	AskedAbroad     int64   // times that other regions were asked to hold a cart, since the start
 	Repeated        int64   // payloads of peers that told nothing new, since the start
 }
 
@@ -237,7 +243,9 @@ func (s *Service) Stats() Stats {
 			OverMemory: s.refused.overMemory.Load(),
 			Expired:    s.refused.expired.Load(),
 		},
-		Repeated: s.repeated.Load(),
+		Repeated:    s.repeated.Load(),
+		AskedAbroad: s.asked.Load(),
+		Abroad:      s.lags.read(),
 
 		AckedByPeers:    s.answers.peers.Load(),
 		AckedByDatabase: s.answers.database.Load(),
@@ -420,7 +428,7 @@ func (s *Service) push(r *resident, d *crdt.Delta, made, state *State, want Dura
 			panic(err) // its author held what it needs, and a state only grows
 		}
 	}
-	c := &change{state: state, events: extentOf(&d.State), author: true, done: make(chan struct{})}
+	c := &change{state: state, delta: d, events: extentOf(&d.State), author: true, done: make(chan struct{})}
 	if state == from { // erased
 		return c
 	}
@@ -432,6 +440,9 @@ func (s *Service) push(r *resident, d *crdt.Delta, made, state *State, want Dura
 			s.save(r)
 		}
 		s.watch(c)
+		if !s.reachable() && !s.saves() {
+			c.askAbroad()
+		}
 		s.replicator.Replicate(r.id, crdt.AppendDelta(make([]byte, 0, 96), d), func(holder uint64) { r.heldBy(c, holder) })
 	}
 	return c

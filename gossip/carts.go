@@ -18,6 +18,10 @@ type Carts interface {
 	// The payload must not be kept or changed after the return.
 	Deliver(from uint64, id [16]byte, payload []byte) (held, lacks bool)
 
+	// Arrive takes a payload from another region, as Deliver does. Where it is not durable there, it is to be held
+	// because that region cannot.
+	Arrive(region string, durable bool, id [16]byte, payload []byte) (held, lacks bool)
+
 	// Mark takes what the peer of start id from knows of the safety of a cart.
 	Mark(from uint64, id [16]byte, mark []byte)
 
@@ -62,6 +66,10 @@ type Carts interface {
 	// Unsaved returns what this node has of a cart and the database lacks, as payloads, or more. It loads the cart
 	// only where nodes share no database.
 	Unsaved(ctx context.Context, id [16]byte) (payloads [][]byte, err error)
+
+	// Durable returns the whole durable state of a cart, as a payload. It may load the cart. A nil payload says
+	// that there is nothing durable of such a cart.
+	Durable(ctx context.Context, id [16]byte) (payload []byte, err error)
 
 	// Lost tells that a peer went away, and with it what it held, or that it is about to.
 	Lost(peer uint64)

@@ -73,6 +73,17 @@ func (c *lockedCarts) Compare(ctx context.Context, id [16]byte, vector []byte) (
 	return c.inner.Compare(ctx, id, vector)
 }
 
+func (c *lockedCarts) Arrive(region string, durable bool, id [16]byte, payload []byte) (held, lacks bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.inner.Arrive(region, durable, id, payload)
+}
+
+func (c *lockedCarts) Durable(ctx context.Context, id [16]byte) ([]byte, error) {
+	payload, _, err := c.State(ctx, id)
+	return payload, err
+}
+
 func (c *lockedCarts) State(_ context.Context, id [16]byte) ([]byte, func(uint64), error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -48,7 +50,12 @@ type Core struct {
 	o CoreOptions
 
 	mu        sync.Mutex
-	peers     []*peer // by start id
+	peers     []*peer   // of the region, by start id
+	abroad    []*peer   // bridges of other regions, by start id
+	bridge    bool      // this node talks to other regions
+	regions   []*region // the others that this node has heard of, by name
+	wordAt    time.Time // when it is to tell of regions
+	tickets   tickets
 	placement placement
 	held      held
 	forwards  forwards
@@ -59,14 +66,18 @@ type Core struct {
 	anywayAt  time.Time
 	draining  bool     // this node is about to leave
 	forgotten Counters // of the peers that were forgotten
+
+	holdersAbroad    atomic.Int64 // processes of other regions that are there to hold a change
+	refusedCrossings uint64       // that name no region that is known, or may be told of
 }
 
-// peer is another process of the region, from when it is a member or has a link until forgetAfter
-// after it is and has neither. Its outbox is filled all that time.
+// peer is another process of the region, or a bridge of another one, from when it is a member or has a link until
+// forgetAfter after it is and has neither. Its outbox is filled all that time. Or it is a remote one, without a link.
 type peer struct {
-	start  uint64    // never changes; the mutex guards everything else
-	who    Member    // as SetMembers told last, or Up before that
-	member bool      // as SetMembers told last
+	start  uint64    // never changes, nor does abroad; the mutex guards everything else
+	abroad bool      // a bridge of another region
+	who    Member    // as SetMembers or SetBridges told last, or Up before that
+	member bool      // as SetMembers or SetBridges told last
 	left   time.Time // when it ceased to be a member, or its link went down after that
 	up     bool      // its link is
 	// draining is what the peer's last frame said: it is about to leave.
@@ -94,6 +105,7 @@ type peer struct {
 
 	repair
 	cover
+	remote
 	counters Counters
 	lastErr  string
 
@@ -132,42 +144,47 @@ func (c *Core) SetSelf(self Member, others bool) {
 	}
 }
 
-// find returns where the peer of a start id is in peers, or would be.
-func (c *Core) find(start uint64) (int, bool) {
-	return slices.BinarySearchFunc(c.peers, start, func(p *peer, start uint64) int {
-		switch {
-		case p.start < start:
-			return -1
-		case p.start > start:
-			return 1
-		}
-		return 0
-	})
+// find returns where the peer of a start id is among peers, or would be.
+func find(peers []*peer, start uint64) (int, bool) {
+	return slices.BinarySearchFunc(peers, start, func(p *peer, start uint64) int { return cmp.Compare(p.start, start) })
 }
 
-// peer returns the peer of a start id, or nil.
+func byStart(a, b *peer) int { return cmp.Compare(a.start, b.start) }
+
+// peer returns the peer of the region that has a start id, or nil.
 func (c *Core) peer(start uint64) *peer {
-	if i, found := c.find(start); found {
+	if i, found := find(c.peers, start); found {
 		return c.peers[i]
 	}
 	return nil
 }
 
-// linked returns the peer of a start id if its link is up, or nil.
+// linked returns the peer of a start id, of whatever region, if its link is up, or nil.
 func (c *Core) linked(start uint64) *peer {
-	if p := c.peer(start); p != nil && p.up {
-		return p
+	for _, peers := range c.everywhere() {
+		if i, found := find(peers, start); found && peers[i].up {
+			return peers[i]
+		}
 	}
 	return nil
 }
 
+// everywhere returns the peers of the region and those abroad.
+func (c *Core) everywhere() [2][]*peer { return [2][]*peer{c.peers, c.abroad} }
+
 // meet returns the peer of a start id, which is a new one that m tells of if it was not known.
 func (c *Core) meet(m Member) *peer {
-	i, found := c.find(m.Start)
-	if !found {
-		c.peers = slices.Insert(c.peers, i, &peer{start: m.Start, who: m, out: outbox{limit: c.o.MaxOutbox}})
+	peers, abroad := &c.peers, m.Region != c.o.Self.Region
+	if abroad {
+		peers = &c.abroad
+		c.meetRegion(m.Region)
 	}
-	return c.peers[i]
+	i, found := find(*peers, m.Start)
+	if !found {
+		p := &peer{start: m.Start, abroad: abroad, who: m, out: outbox{limit: c.o.MaxOutbox}}
+		*peers = slices.Insert(*peers, i, p)
+	}
+	return (*peers)[i]
 }
 
 // SetMembers tells which processes of the region are alive. This one may be among them.
@@ -179,15 +196,19 @@ func (c *Core) SetMembers(members []Member) {
 			c.meet(m).who = m
 		}
 	}
-	now := c.o.Now()
-	for _, p := range c.peers {
+	present(c.peers, members, c.o.Now())
+	c.replace() // a zone may have changed
+}
+
+// present notes which peers are members.
+func present(peers []*peer, members []Member, now time.Time) {
+	for _, p := range peers {
 		is := slices.ContainsFunc(members, func(m Member) bool { return m.Start == p.start })
 		if p.member && !is {
 			p.left = now
 		}
 		p.member = is
 	}
-	c.replace()
 }
 
 // Up tells that there is a link with a peer, which speaks a version of the frames. It carries, in order
@@ -201,6 +222,10 @@ func (c *Core) Up(m Member, wire uint64) error {
 		return fmt.Errorf("gossip: version %d of the frames", wire)
 	}
 	c.mu.Lock()
+	if m.Region != c.o.Self.Region && !c.bridge {
+		c.mu.Unlock()
+		return errNoBridge
+	}
 	p := c.meet(m)
 	if !p.member && m.GossipAddr != "" {
 		p.who = m
@@ -215,16 +240,19 @@ func (c *Core) Up(m Member, wire uint64) error {
 	p.in = inbox{}
 	p.heard, p.exchanged, p.beatAt, p.unechoed = now, now, now, time.Time{}
 	p.clock, p.echo = 0, 0
-	if !p.met {
-		p.met, p.needsSync = true, true
+	if !p.abroad {
+		if !p.met {
+			p.met, p.needsSync = true, true
+		}
+		c.replace()
+		if soon := now.Add(keepAfter); !c.held.told && soon.Before(c.held.tellAt) {
+			c.held.tellAt = soon
+		}
+		p.compareSoon(c.o.Self.Start, now)
+		c.startRepairs(now)
+		c.sendOwed(p)
 	}
-	c.replace()
-	if soon := now.Add(keepAfter); !c.held.told && soon.Before(c.held.tellAt) {
-		c.held.tellAt = soon
-	}
-	p.compareSoon(c.o.Self.Start, now)
-	c.startRepairs(now)
-	c.sendOwed(p)
+	c.wordAt = now
 	c.o.Wake(p.start)
 	c.mu.Unlock()
 	over.call()
@@ -253,6 +281,10 @@ func (c *Core) down(p *peer, why error) answers {
 		p.lastErr = why.Error()
 	}
 	p.out.rewind()
+	c.dropWays(p)
+	if p.abroad {
+		return nil
+	}
 	c.abandon(p)
 	c.replace()
 	c.lost(p)
@@ -269,23 +301,27 @@ func (c *Core) lost(p *peer) {
 func (c *Core) Tick() (stale []uint64) {
 	c.mu.Lock()
 	now := c.o.Now()
-	for _, p := range c.peers {
-		if !p.up {
-			continue
-		}
-		if p.stale(now) {
-			stale = append(stale, p.start)
-		} else if !now.Before(p.beatAt) {
-			c.o.Wake(p.start)
+	for _, peers := range c.everywhere() {
+		for _, p := range peers {
+			switch {
+			case !p.up:
+			case p.stale(now):
+				stale = append(stale, p.start)
+			case !now.Before(p.beatAt):
+				c.o.Wake(p.start)
+			}
 		}
 	}
-	c.forget(now)
+	c.peers, c.abroad = c.forget(c.peers, now), c.forget(c.abroad, now)
 	if out := c.placement.expires; !out.IsZero() && !now.Before(out) {
 		c.replace()
 	}
 	if at := c.held.tellAt; !at.IsZero() && !now.Before(at) {
 		c.tell()
 	}
+	c.forgetWays(now)
+	c.tellRegions(now)
+	c.expireTickets(now)
 	c.startRepairs(now)
 	over := c.overdue(now)
 	c.mu.Unlock()
@@ -305,9 +341,9 @@ func (p *peer) stale(now time.Time) bool {
 	return now.Sub(since) > deadAfter
 }
 
-// forget drops the peers that left long ago.
-func (c *Core) forget(now time.Time) {
-	c.peers = slices.DeleteFunc(c.peers, func(p *peer) bool {
+// forget returns the peers but those that left long ago.
+func (c *Core) forget(peers []*peer, now time.Time) []*peer {
+	return slices.DeleteFunc(peers, func(p *peer) bool {
 		if p.up || p.member || now.Sub(p.left) < forgetAfter {
 			return false
 		}
@@ -381,10 +417,11 @@ func (c *Core) HandedOver() bool {
 	return c.draining && idle && c.allSafe()
 }
 
-// Alive reports whether the process of a start id is this one, or a peer that can be counted on.
+// Alive reports whether the process of a start id is this one, or a peer that can be counted on, or one of another
+// region that can be reached.
 func (c *Core) Alive(holder uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p := c.linked(holder)
-	return holder == c.o.Self.Start || p != nil && p.stays()
+	p := c.peer(holder)
+	return holder == c.o.Self.Start || p != nil && p.stays() || c.aliveAbroad(holder)
 }

@@ -32,6 +32,13 @@
 // Forward finds an owner of a cart for a request that came to another node. The request takes a connection of its own
 // kind at the link port: Dial opens one, and Requests hands out those that came.
 //
+// # Regions
+//
+// Two nodes of each region are its bridges, by an election that is a function of its members. Bridges have
+// links with those of other regions, which they know from a pool of the nodes of all regions. What is durable in a region
+// crosses to the owners of the cart in the others, by way of the bridges; and for each slot, the first live owner in
+// one region repairs with that in another. A process of another region is a peer without a link: see remote.
+//
 // # What does the I/O
 //
 // [Core] is a state machine: frames, ticks and members come in, frames and calls of Carts go out. It

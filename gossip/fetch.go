@@ -6,8 +6,11 @@ import (
 	"time"
 )
 
-// fetchWait is how long the answers to a fetch are waited for.
-const fetchWait = 150 * time.Millisecond
+// How long the answers to a fetch are waited for.
+const (
+	fetchWait       = 150 * time.Millisecond
+	fetchWaitAbroad = 400 * time.Millisecond // where another region is asked, too
+)
 
 // fetch is a question to the peers, which not all have answered yet.
 type fetch struct {
@@ -30,7 +33,8 @@ func (a answers) call() {
 
 // Fetch asks all live peers for the durable state of a cart, as far as they have it in memory, and calls
 // answer with what came: once, after Fetch has returned, from any goroutine, when all have answered, or
-// after 150 ms. It is complete if every member has answered.
+// after 150 ms. It is complete if every member has answered. Where this region may lack what another one has, who leads
+// the cart's slot there is asked, too, as far as it can be reached, for 400 ms.
 func (c *Core) Fetch(id [16]byte, answer func(payloads [][]byte, complete bool)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -46,6 +50,11 @@ func (c *Core) Fetch(id [16]byte, answer func(payloads [][]byte, complete bool))
 		case p.member:
 			f.lost = true
 		}
+	}
+	for _, p := range c.askAbroad(SlotOf(id)) {
+		f.waiting = append(f.waiting, p.start)
+		f.deadline = c.o.Now().Add(fetchWaitAbroad)
+		c.ask(p, it)
 	}
 	if len(f.waiting) == 0 {
 		c.o.Spawn(0, func(context.Context) { answers{f}.call() })
@@ -100,7 +109,7 @@ func (c *Core) unasked(p *peer) (over answers) {
 		if !f.strike(p.start) {
 			return false
 		}
-		f.lost = true
+		f.lost = f.lost || p.region == nil // a region serves without the others
 		if len(f.waiting) > 0 {
 			return false
 		}
@@ -112,11 +121,13 @@ func (c *Core) unasked(p *peer) (over answers) {
 
 // overdue returns the fetches whose time is over. The mutex is held.
 func (c *Core) overdue(now time.Time) answers {
-	n := 0
-	for n < len(c.fetches) && !now.Before(c.fetches[n].deadline) {
-		n++
-	}
-	over := answers(slices.Clone(c.fetches[:n]))
-	c.fetches = slices.Delete(c.fetches, 0, n)
+	var over answers
+	c.fetches = slices.DeleteFunc(c.fetches, func(f *fetch) bool {
+		if now.Before(f.deadline) {
+			return false
+		}
+		over = append(over, f)
+		return true
+	})
 	return over
 }

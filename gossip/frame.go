@@ -118,11 +118,16 @@ const (
 	kindFinish   // nothing is left to list; m is 1 if not every difference was dealt with
 	kindFinished // the answer to a finish; m likewise
 
+	// Between regions. See regions.go and cross.go.
+	kindRegion // what the sender tells of a region: m and body as word has it
+	kindCross  // id, n, m, body: something that goes to another region, as crossing has it
+	kindHolds  // n: a ticket; m: 1 if the sender holds what came with it, 0 if it was refused; in crossings only
+
 	kinds // one more than the last
 )
 
 // lasting reports whether an item has a meaning on the next link too.
-func (k kind) lasting() bool { return k <= kindPart }
+func (k kind) lasting() bool { return k <= kindPart || k == kindCross }
 
 // fields says which of its fields an item has on the wire.
 type fields uint8
@@ -133,6 +138,17 @@ const (
 	hasM
 	hasBody
 )
+
+// travels reports whether an item may be what a peer sends, of another region or not.
+func (it *item) travels(abroad bool) bool {
+	switch it.kind {
+	case kindHolds: // in crossings only
+		return false
+	case kindRegion, kindCross:
+		return true
+	}
+	return !abroad
+}
 
 // fieldsOf tells the fields of the items of each kind.
 var fieldsOf = [kinds]fields{
@@ -152,6 +168,9 @@ var fieldsOf = [kinds]fields{
 	kindWant:     hasID,
 	kindFinish:   hasN | hasM,
 	kindFinished: hasN | hasM,
+	kindRegion:   hasM | hasBody,
+	kindCross:    hasID | hasN | hasM | hasBody,
+	kindHolds:    hasN | hasM,
 }
 
 // item is one thing that travels: its kind on the wire, then those of its fields that the kind has.
@@ -230,8 +249,14 @@ func (it *item) valid() bool {
 		return it.m <= listingMore|listingGiven|listingUnsaved && (it.m&listingMore == 0 || len(it.body) > 0) && validListing(it.id, it.body)
 	case kindListed:
 		return it.m <= listedMore|listedFailed
-	case kindFinish, kindFinished:
+	case kindFinish, kindFinished, kindHolds:
 		return it.m <= 1
+	case kindRegion:
+		_, err := decodeWord(it)
+		return err == nil
+	case kindCross:
+		_, err := decodeCrossing(it)
+		return err == nil
 	}
 	return true
 }

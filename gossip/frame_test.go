@@ -60,8 +60,23 @@ func oneOfEach() []item {
 		{kind: kindWant, id: id},
 		{kind: kindFinish, n: 1, m: 1},
 		{kind: kindFinished, n: 1},
+		someRoster.item(),
+		(&word{region: "us"}).item(),
+		someCrossing.wrap(),
+		(&crossing{to: 1, process: 9, from: 2, origin: 3, item: item{kind: kindRoot, n: 1, m: 2}}).wrap(),
+		{kind: kindHolds, n: 1, m: 1},
 	}
 }
+
+var (
+	someRoster = word{region: "us", losses: 7, roster: roster{3, []seat{
+		{hash: 1 << 60, zone: "a", start: 1 << 63}, {hash: 5}, {zone: "b", start: 6},
+	}}}
+	someCrossing = crossing{
+		to: 1 << 63, from: 1 << 62, origin: 1<<64 - 1, ticket: 300, durable: true,
+		item: item{kind: kindDelta, id: cartID(1), body: []byte("delta")},
+	}
+)
 
 func testFrame() (header, []item) {
 	return header{
@@ -285,6 +300,101 @@ func FuzzFrame(f *testing.F) {
 		}
 		if !bytes.Equal(encodeFrame(h2, items2), again) || len(items2) != len(items) {
 			t.Fatalf("%x became %x", again, encodeFrame(h2, items2))
+		}
+	})
+}
+
+// What regions tell of themselves, and what goes between them, is read as it was written.
+func TestCrossingsRoundTrip(t *testing.T) {
+	it := someCrossing.wrap()
+	if x, err := decodeCrossing(&it); err != nil || !reflect.DeepEqual(x, someCrossing) {
+		t.Errorf("%+v, %v, want %+v", x, err, someCrossing)
+	}
+	it = someRoster.item()
+	if w, err := decodeWord(&it); err != nil || !reflect.DeepEqual(w, someRoster) {
+		t.Errorf("%+v, %v, want %+v", w, err, someRoster)
+	}
+	delta := item{kind: kindDelta, id: cartID(1), body: make([]byte, 64)}
+	x := crossing{to: 1 << 63, from: 1 << 62, origin: 1 << 61, item: delta}
+	if more := len(x.encode()) - len(delta.encode()); more > 42 {
+		t.Errorf("a change takes %d bytes more when it crosses", more)
+	}
+}
+
+func FuzzCrossing(f *testing.F) {
+	for _, it := range oneOfEach() {
+		if it.kind == kindCross {
+			f.Add(it.id[:], it.n, it.m, it.body)
+		}
+	}
+	f.Fuzz(func(t *testing.T, id []byte, n, m uint64, b []byte) {
+		it := item{kind: kindCross, n: n, m: m, body: b}
+		copy(it.id[:], id)
+		x, err := decodeCrossing(&it)
+		if err != nil {
+			if !errors.Is(err, ErrMalformed) {
+				t.Fatal(err)
+			}
+			return
+		}
+		again := x.wrap()
+		if y, err := decodeCrossing(&again); err != nil || len(again.body) > len(b) || !bytes.Equal(y.encode(), x.encode()) {
+			t.Fatalf("%+v became %+v, %v", x, y, err)
+		}
+	})
+}
+
+func FuzzRegion(f *testing.F) {
+	for _, it := range oneOfEach() {
+		if it.kind == kindRegion {
+			f.Add(it.m, it.body)
+		}
+	}
+	f.Fuzz(func(t *testing.T, m uint64, b []byte) {
+		w, err := decodeWord(&item{kind: kindRegion, m: m, body: b})
+		if err != nil {
+			if !errors.Is(err, ErrMalformed) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if n := cap(w.roster.sites); n > len(b)/minSeat || n > maxSites {
+			t.Fatalf("room for %d sites of %d bytes", n, len(b))
+		}
+		again := w.item()
+		if v, err := decodeWord(&again); err != nil || len(again.body) > len(b) || !reflect.DeepEqual(v, w) {
+			t.Fatalf("%+v became %+v, %v", w, v, err)
+		}
+	})
+}
+
+// What a bridge of another region sends, whatever it is, never makes the Core panic.
+func FuzzReceiveFromAbroad(f *testing.F) {
+	h := header{seq: 1}
+	for _, it := range oneOfEach() {
+		f.Add(encodeFrame(h, []item{it}))
+	}
+	for _, inner := range oneOfEach() {
+		if inner.kind.crosses() && len(inner.body) < 1000 {
+			x := crossing{to: regionHash("eu"), process: 1, from: regionHash("us"), origin: 2, ticket: 1, item: inner}
+			f.Add(encodeFrame(h, []item{(&word{region: "us", roster: roster{1, []seat{{hash: 5, start: 2}}}}).item(), x.wrap()}))
+		}
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s := newScene(t, 0)
+		a, peer := s.add(memberIn("eu", 1)), s.add(memberIn("us", 2))
+		a.SetBridges(true, []Member{peer.self})
+		if err := a.Up(peer.self, MaxWire); err != nil {
+			t.Fatal(err)
+		}
+		a.carts.tolerant = true
+		if err := a.Receive(peer.start, b); err != nil && !errors.Is(err, ErrMalformed) {
+			t.Fatal(err)
+		}
+		for range 1000 {
+			if !a.work() && !a.write() {
+				break
+			}
 		}
 	})
 }

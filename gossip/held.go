@@ -40,23 +40,27 @@ func (c *Core) move(own slotSet) {
 		c.hold(lost)
 		c.held.tellAt = now.Add(keepAfter)
 	}
-	for _, p := range c.peers {
+	for p := range c.partners {
 		p.given = p.given.and(&p.owns)
 		c.share(p, now)
 	}
 	c.release()
 }
 
-// share finds out which slots this node and a peer own both. The mutex is held.
+// share finds out which slots this node and a peer own both, or lead both, where the peer is a remote one. The mutex is
+// held.
 func (c *Core) share(p *peer, now time.Time) {
 	both := c.placement.own.and(&p.owns)
+	if p.region != nil {
+		both = c.placement.lead.and(&p.leads)
+	}
 	more := both.without(&p.both)
 	p.both = both
 	switch {
 	case both.empty():
 		p.needsSync, p.compare = false, false
 	case !more.empty() && p.met:
-		c.needSync(p, "it and this node own more slots both")
+		c.needSync(p, "it and this node share more slots")
 		p.compareSoon(c.o.Self.Start, now)
 	}
 }

@@ -502,9 +502,9 @@ func TestKeepIsToldWhenAllIsQuiet(t *testing.T) {
 	expect(t, "told at once of its release", a.carts.keeps, n+2)
 }
 
-// region is a run of a region under faults that rapid draws. No database is there: what was acknowledged is held by
+// faultyRegion is a run of a region under faults that rapid draws. No database is there: what was acknowledged is held by
 // the nodes alone, of which one at a time may be lost.
-type region struct {
+type faultyRegion struct {
 	*scene
 	r     *rapid.T
 	acked map[[16]byte]vector
@@ -515,7 +515,7 @@ func TestNothingIsLostWhileSlotsMove(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		replicas := rapid.IntRange(2, 3).Draw(r, "replicas")
 		n := rapid.IntRange(4, 6).Draw(r, "nodes")
-		z := &region{r: r, acked: map[[16]byte]vector{}, wrote: map[[16]byte]vector{}}
+		z := &faultyRegion{r: r, acked: map[[16]byte]vector{}, wrote: map[[16]byte]vector{}}
 		z.scene = connected(r, n, func(o *CoreOptions) { o.Replicas = replicas })
 		for range rapid.IntRange(1, 12).Draw(r, "steps") {
 			z.step()
@@ -540,12 +540,12 @@ func TestNothingIsLostWhileSlotsMove(t *testing.T) {
 	})
 }
 
-func (z *region) any(what string) *actor {
+func (z *faultyRegion) any(what string) *actor {
 	live := z.live()
 	return live[rapid.IntRange(0, len(live)-1).Draw(z.r, what)]
 }
 
-func (z *region) step() {
+func (z *faultyRegion) step() {
 	switch rapid.IntRange(0, 9).Draw(z.r, "step") {
 	case 0: // a node is lost, once all is well again
 		z.heal()
@@ -592,7 +592,7 @@ func (z *region) step() {
 }
 
 // heal lets a region come to rest.
-func (z *region) heal() {
+func (z *faultyRegion) heal() {
 	z.connect()
 	for range (replaceAfter + 10*time.Second) / (10 * time.Millisecond) {
 		z.settle()
@@ -603,7 +603,7 @@ func (z *region) heal() {
 }
 
 // write makes a change of a cart at the node that a request for it comes to.
-func (z *region) write() {
+func (z *faultyRegion) write() {
 	a, id := z.any("at"), cartID(rapid.IntRange(0, 19).Draw(z.r, "cart"))
 	owner := a
 	if !a.Forward(id, false, func(m Member) bool {

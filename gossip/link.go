@@ -326,8 +326,11 @@ func (ls *links) keysChanged() {
 	}
 }
 
-// refuse counts a connection that came to nothing.
+// refuse counts a connection that came to nothing, unless that is as it has to be.
 func (ls *links) refuse(conn net.Conn, err error) {
+	if errors.Is(err, errBridge) {
+		return
+	}
 	var (
 		record tls.RecordHeaderError
 		verify *tls.CertificateVerificationError

@@ -1,6 +1,6 @@
 package gossip
 
-// Member is a process of the region.
+// Member is a process of the cluster.
 type Member struct {
 	Start  uint64 // the start id, drawn when the process starts: a process that comes back is another holder
 	Name   string // of the process, unique in the cluster
@@ -9,12 +9,15 @@ type Member struct {
 	State  MemberState
 
 	LinkAddr   string // host:port of its link listener
-	GossipAddr string // host:port of its memberlist
+	GossipAddr string // host:port of its memberlist, in the pool that tells of it
 	APIAddr    string // host:port of its HTTP API
 
 	MinWire, MaxWire uint64 // versions of the frames that it understands
 
 	Keys []Fingerprint // of its cluster keys, of the one in use first; none of a process that does not tell
+
+	WAN    bool // it is in the pool of all regions, too
+	Bridge bool // it talks to other regions; told in that pool and on links only
 }
 
 // MemberState is where a process is in its life.

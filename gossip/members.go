@@ -19,64 +19,96 @@ import (
 
 const (
 	joinsAtOnce = 16
-	tellFor     = time.Second // how long a node waits until it has told somebody that it changed, or leaves
+	tellFor     = time.Second     // how long a node waits until it has told somebody that it changed, or leaves
+	tellAgain   = 2 * time.Second // after it has told: memberlist loses an update when others of its size come at a bad moment
+
+	// wanPushPull is how often a node compares what it knows of all regions with another one, for who is a bridge is to be
+	// known soon where both tellings were lost.
+	wanPushPull = 15 * time.Second
 )
 
-// members are the processes of the region, as memberlist knows them.
+// members are the processes of a pool, the region or all regions, as memberlist knows them.
 type members struct {
-	logger  *slog.Logger
+	o       Options // those of the pool
 	refused *refusals
-	changed chan struct{} // receives when others may have changed
+	changed chan struct{} // receives when this process or others may have changed
+	gate    *gate
 	ring    *memberlist.Keyring
+
+	transport memberlist.NodeAwareTransport // nil before open
 
 	mu      sync.Mutex
 	self    Member
 	others  map[string]Member // those alive, by name
 	rejoin  *Rejoin
 	list    *memberlist.Memberlist // nil before start and after stop
-	stopped bool
+	again   time.Time              // when this process is to tell of itself again; zero if it is not
+	stopped bool                   // it leaves, or has left
 
-	telling sync.Mutex // held while this process tells of itself
+	telling chan struct{} // has one while this process tells of itself
 }
 
 func newMembers(o Options, refused *refusals) (*members, error) {
+	gate, err := newGate(o.Keys, o.Label)
+	if err != nil {
+		return nil, err
+	}
 	secrets := o.Keys.gossipSecrets()
 	ring, err := memberlist.NewKeyring(secrets, secrets[0])
 	return &members{
-		logger:  o.Logger,
+		o:       o,
 		refused: refused,
 		changed: make(chan struct{}, 1),
+		telling: make(chan struct{}, 1),
+		gate:    gate,
 		ring:    ring,
 		self:    o.Member,
 		others:  make(map[string]Member),
 	}, err
 }
 
-// place says where this process is, which gives it its name.
-func (m *members) place(link, gossip netip.AddrPort) Member {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.self.LinkAddr, m.self.GossipAddr = link.String(), gossip.String()
-	m.self.Name = m.self.GossipAddr + "/" + formatStart(m.self.Start)
-	return m.self
+// open opens the gossip port, behind the gate, and returns the address that others reach it at.
+func (m *members) open(ctx context.Context) (addr netip.AddrPort, err error) {
+	m.transport, addr, err = m.o.network.Gossip(ctx, m.o, m.gate, m.refused)
+	return addr, err
 }
 
-// start starts memberlist on a transport, which stop shuts down.
-func (m *members) start(o Options, transport memberlist.NodeAwareTransport) error {
+// port names the gossip port, as ListenError does.
+func (m *members) port() string {
+	if m.o.everyRegion {
+		return "wan"
+	}
+	return "gossip"
+}
+
+// place says where this process is, and what it is called.
+func (m *members) place(link, gossip netip.AddrPort, name string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.self.LinkAddr, m.self.GossipAddr, m.self.Name = link.String(), gossip.String(), name
+	return m.self.check()
+}
+
+// start starts memberlist on the gossip port.
+func (m *members) start() error {
 	c := memberlist.DefaultLANConfig()
+	if m.o.everyRegion {
+		c = memberlist.DefaultWANConfig()
+		c.PushPullInterval = wanPushPull
+	}
 	c.Name = m.self.Name
-	c.Transport = transport
-	c.Label = o.Label
+	c.Transport = m.transport
+	c.Label = m.o.Label
 	c.Keyring = m.ring
 	c.GossipVerifyIncoming = true
 	c.GossipVerifyOutgoing = true
 	c.EnableCompression = false
-	c.Logger = log.New(gossipLog{o.Logger}, "", 0)
+	c.Logger = log.New(gossipLog{m.o.Logger}, "", 0)
 	c.Delegate, c.Events, c.Alive, c.Conflict = m, m, m, m
-	if o.tune != nil {
-		o.tune(c)
+	if m.o.tune != nil {
+		m.o.tune(c)
 	}
-	m.rejoin = NewRejoin(m.self.GossipAddr, o.Join, rand.New(rand.NewPCG(m.self.Start, 0)))
+	m.rejoin = NewRejoin(m.self.GossipAddr, m.o.Join, rand.New(rand.NewPCG(m.self.Start, 0)))
 	list, err := memberlist.Create(c)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -90,10 +122,11 @@ func (m *members) leave(ctx context.Context) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		patience = min(patience, time.Until(deadline))
 	}
-	m.telling.Lock()
-	defer m.telling.Unlock()
+	m.telling <- struct{}{}
+	defer func() { <-m.telling }()
 	m.mu.Lock()
 	list := m.list
+	m.stopped = true
 	m.mu.Unlock()
 	if list == nil || patience <= 0 {
 		return ctx.Err()
@@ -101,17 +134,20 @@ func (m *members) leave(ctx context.Context) error {
 	return list.Leave(patience)
 }
 
-// stop stops memberlist.
+// stop stops memberlist and closes the gossip port.
 func (m *members) stop() error {
 	m.mu.Lock()
 	list := m.list
 	m.list, m.stopped = nil, true
 	clear(m.others)
 	m.mu.Unlock()
-	if list == nil {
-		return nil
+	switch {
+	case list != nil:
+		return list.Shutdown() // which closes the port
+	case m.transport != nil:
+		return m.transport.Shutdown()
 	}
-	return list.Shutdown()
+	return nil
 }
 
 // setState changes the state of this process and returns when another one knows, or after a second.
@@ -121,18 +157,33 @@ func (m *members) setState(state MemberState) {
 
 // tell changes what this process tells of itself and returns when another one knows, or after a second.
 func (m *members) tell(change func(self *Member)) {
-	m.telling.Lock()
-	defer m.telling.Unlock()
 	m.mu.Lock()
 	change(&m.self)
-	list := m.list
+	m.again = time.Now().Add(tellAgain)
 	m.mu.Unlock()
-	if list == nil {
+	m.signal()
+	m.announce()
+}
+
+// announce tells of this process and returns when another one knows, or after a second.
+func (m *members) announce() {
+	m.telling <- struct{}{}
+	defer func() { <-m.telling }()
+	m.mu.Lock()
+	list, stopped := m.list, m.stopped
+	m.mu.Unlock()
+	if list == nil || stopped {
 		return
 	}
 	if err := list.UpdateNode(tellFor); err != nil {
-		m.logger.Debug("gossip: nobody knows of the change yet", "error", err) // the next push/pull tells
+		m.o.Logger.Debug("gossip: nobody knows of the change yet", "error", err) // the next push/pull tells
 	}
+}
+
+// replaceKeys makes keys those that the pool is secured with. What passes the gate, memberlist can read: it has a new
+// key before the gate does, and an old one for longer.
+func (m *members) replaceKeys(keys Keyring) error {
+	return errors.Join(m.addKeys(keys), m.gate.setKeys(keys), m.setKeys(keys))
 }
 
 // addKeys makes memberlist take what keys encrypted, beside what it has taken before.
@@ -178,10 +229,14 @@ func (m *members) find(other Member) (Member, error) {
 	if err := m.conflict(other); err != nil {
 		return Member{}, err
 	}
-	if known, ok := m.others[other.Name]; ok {
-		return known, nil
+	known, found := m.others[other.Name]
+	switch {
+	case !found:
+		return other, nil
+	case known.Region != other.Region:
+		return Member{}, fmt.Errorf("%w: %s is in region %q and in %q", errConflict, other.Name, known.Region, other.Region)
 	}
-	return other, nil
+	return known, nil
 }
 
 // byStart returns the other process of a start id, if it is alive.
@@ -213,15 +268,23 @@ func (m *members) conflict(other Member) error {
 	return fmt.Errorf("%w: %s and %s", errConflict, taken, other.Name)
 }
 
-// rejoinUntil joins whom Rejoin names, until the context ends.
+// rejoinUntil joins whom Rejoin names, and tells of this process again, until the context ends.
 func (m *members) rejoinUntil(ctx context.Context) {
 	var joins sync.WaitGroup
 	defer joins.Wait()
 	turns := make(chan struct{}, joinsAtOnce)
 	for {
 		m.mu.Lock()
-		due := m.rejoin.Due(time.Now())
+		now := time.Now()
+		due := m.rejoin.Due(now)
+		again := !m.again.IsZero() && !now.Before(m.again)
+		if again {
+			m.again = time.Time{}
+		}
 		m.mu.Unlock()
+		if again {
+			joins.Go(m.announce)
+		}
 		for _, addr := range due {
 			select {
 			case turns <- struct{}{}:
@@ -243,7 +306,7 @@ func (m *members) rejoinUntil(ctx context.Context) {
 func (m *members) join(ctx context.Context, addr string) {
 	resolved, err := resolve(ctx, addr)
 	if err != nil {
-		m.logger.Warn("gossip: address to join", "addr", addr, "error", err)
+		m.o.Logger.Warn("gossip: address to join", "addr", addr, "error", err)
 		return
 	}
 	for _, r := range resolved {
@@ -254,7 +317,7 @@ func (m *members) join(ctx context.Context, addr string) {
 			continue
 		}
 		if _, err := list.Join([]string{r.String()}); err != nil {
-			m.logger.Debug("gossip: join", "addr", r.String(), "error", err)
+			m.o.Logger.Debug("gossip: join", "addr", r.String(), "error", err)
 		}
 	}
 }
@@ -300,7 +363,7 @@ func (m *members) LocalState(bool) []byte { return nil }
 // MergeRemoteState ignores it.
 func (m *members) MergeRemoteState([]byte, bool) {}
 
-// NotifyAlive refuses what is no member of this region. It is asked about this process too.
+// NotifyAlive refuses what is no member of this pool. It is asked about this process too.
 func (m *members) NotifyAlive(n *memberlist.Node) error {
 	other, err := decodeMetadata(n.Name, n.Address(), n.Meta)
 	if err != nil {
@@ -309,7 +372,7 @@ func (m *members) NotifyAlive(n *memberlist.Node) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if other.Region != m.self.Region {
+	if other.Region != m.self.Region && !m.o.everyRegion {
 		err = fmt.Errorf("%w: %q, and here it is %q", errRegion, other.Region, m.self.Region)
 		m.refused.add(gossipRegion, n.Address(), err)
 		return err
@@ -344,7 +407,7 @@ func (m *members) learn(n *memberlist.Node, joined bool) {
 	m.others[other.Name] = other
 	if joined {
 		m.rejoin.Alive(other.GossipAddr)
-		m.logger.Info("gossip: member joined", "peer", other.Name, "zone", other.Zone)
+		m.o.Logger.Info("gossip: member joined", "peer", other.Name, "region", other.Region, "zone", other.Zone)
 	}
 	m.signal()
 }
@@ -363,7 +426,7 @@ func (m *members) NotifyLeave(n *memberlist.Node) {
 	} else {
 		m.rejoin.Lost(other.GossipAddr, time.Now())
 	}
-	m.logger.Info("gossip: member left or failed", "peer", other.Name, "zone", other.Zone)
+	m.o.Logger.Info("gossip: member left or failed", "peer", other.Name, "region", other.Region, "zone", other.Zone)
 	m.signal()
 }
 

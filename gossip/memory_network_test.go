@@ -65,7 +65,7 @@ type memoryHost struct {
 
 var _ network = (*memoryHost)(nil)
 
-const memoryLinkPort, memoryGossipPort = 7947, 7946
+const memoryLinkPort, memoryGossipPort, memoryWANPort = 7947, 7946, 7948
 
 func (h *memoryHost) addr(port int) string { return fmt.Sprintf("%s:%d", h.ip, port) }
 
@@ -241,16 +241,22 @@ func (l *memoryListener) Close() error {
 // Shutdown closes what is open.
 type memoryGossip struct {
 	*memoryHost
+	port    int
 	packets chan *memberlist.Packet
 	streams chan net.Conn
 	done    chan struct{}
 	once    sync.Once
 }
 
-func (h *memoryHost) Gossip(context.Context, Options, *gate, *refusals) (memberlist.NodeAwareTransport, netip.AddrPort, error) {
-	addr := h.addr(memoryGossipPort)
+func (h *memoryHost) Gossip(_ context.Context, o Options, _ *gate, _ *refusals) (memberlist.NodeAwareTransport, netip.AddrPort, error) {
+	port := memoryGossipPort
+	if o.everyRegion {
+		port = memoryWANPort
+	}
+	addr := h.addr(port)
 	g := &memoryGossip{
 		memoryHost: h,
+		port:       port,
 		packets:    make(chan *memberlist.Packet, 256),
 		streams:    make(chan net.Conn, 16),
 		done:       make(chan struct{}),
@@ -274,13 +280,13 @@ func (g *memoryGossip) find(addr string) *memoryGossip {
 }
 
 func (g *memoryGossip) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
-	return net.ParseIP(g.ip).To4(), memoryGossipPort, nil
+	return net.ParseIP(g.ip).To4(), g.port, nil
 }
 
 func (g *memoryGossip) WriteTo(b []byte, addr string) (time.Time, error) {
 	now := time.Now()
 	if to := g.find(addr); to != nil {
-		from := net.UDPAddrFromAddrPort(netip.MustParseAddrPort(g.addr(memoryGossipPort)))
+		from := net.UDPAddrFromAddrPort(netip.MustParseAddrPort(g.addr(g.port)))
 		select {
 		case to.packets <- &memberlist.Packet{Buf: append([]byte(nil), b...), From: from, Timestamp: now}:
 		default: // as UDP does
@@ -313,7 +319,7 @@ func (g *memoryGossip) StreamCh() <-chan net.Conn           { return g.streams }
 func (g *memoryGossip) Shutdown() error {
 	g.once.Do(func() {
 		g.mu.Lock()
-		delete(g.gossips, g.addr(memoryGossipPort))
+		delete(g.gossips, g.addr(g.port))
 		g.mu.Unlock()
 		close(g.done)
 		for {

@@ -20,8 +20,14 @@ const (
 
 // The number of fields of metadata. A later version may add some at the end.
 const (
-	metadataFields    = 9
-	minMetadataFields = 8 // before there were the fingerprints of keys
+	metadataFields    = 10
+	minMetadataFields = 8 // before there were the fingerprints of keys, and then roles
+)
+
+// Roles of a member, as one field.
+const (
+	roleWAN = 1 << iota
+	roleBridge
 )
 
 // encodeMetadata returns what memberlist carries of a member beside its name and its gossip address.
@@ -39,7 +45,15 @@ func encodeMetadata(m Member) []byte {
 	for _, f := range m.Keys {
 		prints = append(prints, f[:]...)
 	}
-	return appendBytes(b, prints)
+	b = appendBytes(b, prints)
+	var roles uint64
+	if m.WAN {
+		roles |= roleWAN
+	}
+	if m.Bridge {
+		roles |= roleBridge
+	}
+	return appendUint(b, roles)
 }
 
 // decodeMetadata returns the member that has the name and the gossip address. Fields that a later
@@ -65,8 +79,12 @@ func decodeMetadata(name, gossipAddr string, b []byte) (Member, error) {
 		MinWire:    r.uint(),
 		MaxWire:    r.uint(),
 	}
-	if fields >= metadataFields {
+	if fields > minMetadataFields {
 		m.Keys = r.fingerprints()
+	}
+	if fields >= metadataFields {
+		roles := r.uint() // a later version may have more of them
+		m.WAN, m.Bridge = roles&roleWAN != 0, roles&roleBridge != 0
 	}
 	if r.err != nil {
 		return Member{}, r.err

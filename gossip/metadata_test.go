@@ -23,6 +23,8 @@ func testMember() Member {
 		MinWire:    1<<64 - 2,
 		MaxWire:    1<<64 - 1,
 		Keys:       []Fingerprint{{1}, {2}, {3}, {4}},
+		WAN:        true,
+		Bridge:     true,
 	}
 }
 
@@ -49,22 +51,30 @@ func TestMetadataOfLaterVersions(t *testing.T) {
 	m := testMember()
 	m.APIAddr = ""
 	b := encodeMetadata(m)
-	b[0]++ // one field more
+	b[0]++              // one field more
+	b[len(b)-1] |= 0x70 // more roles
 	b = appendString(b, "what this version does not know")
 	if got, err := decodeMetadata(m.Name, m.GossipAddr, b); err != nil || !reflect.DeepEqual(got, m) {
 		t.Errorf("%v\n%+v", err, got)
 	}
 }
 
-// A process of a version that told nothing of its keys is a member all the same.
+// A process of a version that told nothing of its roles, or of its keys either, is a member all the same.
 func TestMetadataOfEarlierVersions(t *testing.T) {
 	m := testMember()
-	m.Keys = nil
+	m.WAN, m.Bridge = false, false
 	b := encodeMetadata(m)
-	b = b[:len(b)-2] // without the empty list at the end
+	b = b[:len(b)-1]
 	b[0]--
 	if got, err := decodeMetadata(m.Name, m.GossipAddr, b); err != nil || !reflect.DeepEqual(got, m) {
-		t.Errorf("%v\n%+v", err, got)
+		t.Errorf("without roles: %v\n%+v", err, got)
+	}
+	m.Keys = nil
+	b = encodeMetadata(m)
+	b = b[:len(b)-3] // without the empty list, too
+	b[0] -= 2
+	if got, err := decodeMetadata(m.Name, m.GossipAddr, b); err != nil || !reflect.DeepEqual(got, m) {
+		t.Errorf("without keys: %v\n%+v", err, got)
 	}
 }
 
@@ -72,9 +82,9 @@ func TestMetadataRefusesFingerprints(t *testing.T) {
 	m := testMember()
 	m.Keys = nil
 	b := encodeMetadata(m)
-	b = b[:len(b)-2]
+	b = b[:len(b)-3]
 	for _, n := range []int{1, 5, maxPrints + 1, maxPrints + 4} {
-		if _, err := decodeMetadata(m.Name, m.GossipAddr, appendBytes(b[:len(b):len(b)], make([]byte, n))); !errors.Is(err, ErrMalformed) {
+		if _, err := decodeMetadata(m.Name, m.GossipAddr, appendUint(appendBytes(b[:len(b):len(b)], make([]byte, n)), 0)); !errors.Is(err, ErrMalformed) {
 			t.Errorf("%d bytes: %v", n, err)
 		}
 	}
@@ -105,7 +115,7 @@ func TestMemberCheck(t *testing.T) {
 
 func TestHello(t *testing.T) {
 	m := testMember()
-	m.State, m.APIAddr, m.GossipAddr, m.Keys = Joining, "", "", nil
+	m.State, m.APIAddr, m.GossipAddr, m.Keys, m.WAN = Joining, "", "", nil, false
 	h := hello{label: strings.Repeat("l", maxLabel), Member: m}
 	b := appendHello(nil, h)
 	if len(b) > maxHello {
@@ -123,6 +133,11 @@ func TestHello(t *testing.T) {
 	if got, err := decodeHello(appendUint(b, 7)); err != nil || !reflect.DeepEqual(got, h) {
 		t.Errorf("of a later version: %v\n%+v", err, got)
 	}
+	b[0] -= 2
+	h.Bridge = false
+	if got, err := decodeHello(b[:len(b)-1]); err != nil || !reflect.DeepEqual(got, h) {
+		t.Errorf("of an earlier version: %v\n%+v", err, got)
+	}
 }
 
 func TestHelloAgrees(t *testing.T) {
@@ -131,6 +146,10 @@ func TestHelloAgrees(t *testing.T) {
 	}
 	other := func(label, region string) hello {
 		return hello{label: label, Member: Member{Region: region, MinWire: 2, MaxWire: 4}}
+	}
+	bridge := func(h hello) hello {
+		h.Bridge = true
+		return h
 	}
 	for _, tt := range []struct {
 		theirs hello
@@ -145,10 +164,19 @@ func TestHelloAgrees(t *testing.T) {
 		{wires(5, 9), 0, errWire},
 		{other("m", "r"), 0, errLabel},
 		{other("l", "s"), 0, errRegion},
+		{bridge(other("l", "s")), 0, errBridge},
+		{bridge(wires(2, 4)), 4, nil},
 	} {
 		if wire, err := wires(2, 4).agree(tt.theirs); wire != tt.wire || !errors.Is(err, tt.err) {
 			t.Errorf("%+v: %d, %v", tt.theirs, wire, err)
 		}
+	}
+	ours := bridge(wires(2, 4))
+	if wire, err := ours.agree(bridge(other("l", "s"))); wire != 4 || err != nil {
+		t.Errorf("bridges of two regions: %d, %v", wire, err)
+	}
+	if _, err := ours.agree(other("l", "s")); !errors.Is(err, errBridge) {
+		t.Errorf("a bridge and another region's node: %v", err)
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
-	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,6 +28,8 @@ type Options struct {
 	LinkListen    string   // host:port of the links; port 0 is any
 	AdvertiseHost string   // that others reach this process at. Default: that of the listeners, or the first private address
 	Join          []string // host:port of gossip ports of others
+	WANListen     string   // host:port of the memberlist of all regions, UDP and TCP. Default: none; the region keeps to itself
+	JoinWAN       []string // host:port of such ports of others
 
 	Replicas int // owners of a cart in the region. Default: 3
 	Tolerate int // how many nodes may fail at once. Default: 1
@@ -36,6 +38,8 @@ type Options struct {
 
 	network network
 	tune    func(*memberlist.Config)
+
+	everyRegion bool // the options are those of the pool of all regions
 }
 
 // withDefaults returns the options with what was left out, or what is wrong with them.
@@ -65,6 +69,7 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	o.Member.MinWire, o.Member.MaxWire = MinWire, MaxWire
 	o.Member.Keys = o.Keys.Fingerprints()
+	o.Member.WAN = o.WANListen != ""
 	switch {
 	case len(o.Keys.keys) == 0:
 		return o, fmt.Errorf("%w: a node that can be joined needs one", errNoKey)
@@ -73,7 +78,7 @@ func (o Options) withDefaults() (Options, error) {
 	case o.Carts == nil:
 		return o, errors.New("no carts")
 	}
-	for _, addr := range o.Join {
+	for _, addr := range slices.Concat(o.Join, o.JoinWAN) {
 		if _, _, err := net.SplitHostPort(addr); err != nil {
 			return o, fmt.Errorf("an address to join: %w", err)
 		}
@@ -81,9 +86,17 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
+// ofWAN returns the options of the pool of all regions.
+func (o Options) ofWAN() Options {
+	o.Label += "/wan"
+	o.GossipListen, o.Join = o.WANListen, o.JoinWAN
+	o.everyRegion = true
+	return o
+}
+
 // ListenError says that a port cannot be opened.
 type ListenError struct {
-	Port string // gossip or link
+	Port string // gossip, link or wan
 	Err  error
 }
 
@@ -95,9 +108,9 @@ func (e *ListenError) Unwrap() error { return e.Err }
 // Node is a process of the region: its Core, with the network around it. It is safe for concurrent use.
 type Node struct {
 	o        Options
-	gate     *gate
 	core     *Core
 	members  *members
+	wan      *wan // nil where the region keeps to itself
 	links    *links
 	requests *requests
 	dials    *dials
@@ -125,9 +138,6 @@ func New(o Options) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
-	if n.gate, err = newGate(o.Keys, o.Label); err != nil {
-		return nil, fmt.Errorf("gossip: %w", err)
-	}
 	if n.members, err = newMembers(o, n.refused); err != nil {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
@@ -144,9 +154,14 @@ func New(o Options) (*Node, error) {
 		Wake:     func(peer uint64) { n.links.poke(peer) },
 		Logger:   o.Logger,
 	})
-	n.links = newLinks(id, n.core, n.members.find, n.refused, o.Logger)
+	n.links = newLinks(id, n.core, n.find, n.refused, o.Logger)
 	n.requests = newRequests(n.links.credentials)
 	n.dials = newDials(n.dial, o.Logger)
+	if o.WANListen != "" {
+		if n.wan, err = newWAN(n); err != nil {
+			return nil, fmt.Errorf("gossip: %w", err)
+		}
+	}
 	return n, nil
 }
 
@@ -154,7 +169,6 @@ func New(o Options) (*Node, error) {
 // the background. The context is that of the start. It is called once; a node that did not start needs
 // no Stop.
 func (n *Node) Start(ctx context.Context) (err error) {
-	var transport memberlist.NodeAwareTransport
 	defer func() {
 		if err == nil {
 			return
@@ -163,8 +177,8 @@ func (n *Node) Start(ctx context.Context) (err error) {
 		if n.listener != nil {
 			_ = n.listener.Close() // it has done nothing yet
 		}
-		if transport != nil {
-			_ = transport.Shutdown() // so has it
+		for _, pool := range n.pools() {
+			_ = pool.stop() // nor have they
 		}
 	}()
 	if n.listener, err = n.o.network.Listen(ctx, n.o.LinkListen); err != nil {
@@ -174,30 +188,70 @@ func (n *Node) Start(ctx context.Context) (err error) {
 	if err != nil {
 		return &ListenError{"link", err}
 	}
-	var gossipAddr netip.AddrPort
-	if transport, gossipAddr, err = n.o.network.Gossip(ctx, n.o, n.gate, n.refused); err != nil {
-		return &ListenError{"gossip", err}
+	name := ""
+	for _, pool := range n.pools() {
+		addr, err := pool.open(ctx)
+		if err != nil {
+			return &ListenError{pool.port(), err}
+		}
+		if name == "" { // it has one name in all pools
+			name = addr.String() + "/" + formatStart(n.o.Member.Start)
+		}
+		if err := pool.place(linkAddr, addr, name); err != nil {
+			return err
+		}
 	}
-	self := n.members.place(linkAddr, gossipAddr)
-	if err := self.check(); err != nil {
-		return err
-	}
+	self, _ := n.members.all()
 	n.core.SetSelf(self, len(n.o.Join) > 0)
-	if err := n.members.start(n.o, transport); err != nil {
-		return fmt.Errorf("gossip: %w", err)
+	for _, pool := range n.pools() {
+		if err := pool.start(); err != nil {
+			return fmt.Errorf("gossip: %w", err)
+		}
 	}
 	n.jobs.start()
+	for _, pool := range n.pools() {
+		n.running.Go(func() { pool.rejoinUntil(n.run) })
+	}
 	n.running.Go(func() { n.accept(n.run) })
 	n.running.Go(func() { n.follow(n.run) })
 	n.running.Go(func() { n.tick(n.run) })
-	n.running.Go(func() { n.members.rejoinUntil(n.run) })
+	if n.wan != nil {
+		n.running.Go(func() { n.wan.follow(n.run) })
+	}
 	return nil
+}
+
+// pools returns the pools that this process is in, that of the region first.
+func (n *Node) pools() []*members {
+	if n.wan == nil {
+		return []*members{n.members}
+	}
+	return []*members{n.members, n.wan.pool}
+}
+
+// inPools does something in all pools at the same time.
+func (n *Node) inPools(do func(pool *members)) {
+	var all sync.WaitGroup
+	for _, pool := range n.pools() {
+		all.Go(func() { do(pool) })
+	}
+	all.Wait()
 }
 
 // hello returns what this process says first on a link.
 func (n *Node) hello() hello {
 	self, _ := n.members.all()
+	self.Bridge = n.wan != nil && n.wan.isBridge()
 	return hello{label: n.o.Label, Member: self}
+}
+
+// find returns what is known of a process that has introduced itself, or errConflict.
+func (n *Node) find(other Member) (Member, error) {
+	known, err := n.members.find(other)
+	if err != nil || n.wan == nil || other.Region == n.o.Member.Region {
+		return known, err
+	}
+	return n.wan.pool.find(other)
 }
 
 // dial opens a link with a member, runs it and returns why it ended. When other keys are in use than those that
@@ -269,7 +323,7 @@ func (n *Node) outdated(l *link) bool {
 	if l.ours != id.inUse {
 		return true
 	}
-	peer, err := n.members.find(l.peer)
+	peer, err := n.find(l.peer)
 	return err == nil && len(peer.Keys) > 0 && peer.Keys[0] != l.proven && id.has(peer.Keys[0])
 }
 
@@ -301,14 +355,21 @@ func (n *Node) follow(ctx context.Context) {
 		n.core.SetMembers(others)
 		n.links.keysChanged()
 		n.requests.keep(others)
-		var greater []Member
-		for _, o := range others {
-			if o.Start > self.Start {
-				greater = append(greater, o)
-			}
+		n.dials.keep(ctx, toDial(self, others))
+		if n.wan != nil {
+			poke(n.wan.region)
 		}
-		n.dials.keep(ctx, greater)
 	}
+}
+
+// toDial returns those of the others that this process dials, and not they this one.
+func toDial(self Member, others []Member) (greater []Member) {
+	for _, o := range others {
+		if o.Start > self.Start {
+			greater = append(greater, o)
+		}
+	}
+	return greater
 }
 
 // How often the core's clock ticks. What needs the finer one, a request to peers that is to be given
@@ -339,7 +400,7 @@ func (n *Node) Core() *Core { return n.core }
 // a second; the rest hear of it from each other.
 func (n *Node) SetState(state MemberState) {
 	n.core.SetDraining(state == Draining)
-	n.members.setState(state)
+	n.inPools(func(pool *members) { pool.setState(state) })
 }
 
 // SetKeys replaces the keys of the node. From then on it encrypts and proves itself with the first of them, and
@@ -356,12 +417,14 @@ func (n *Node) SetKeys(keys Keyring) error {
 	if err != nil {
 		return fmt.Errorf("gossip: %w", err)
 	}
-	// What passes the gate, memberlist can read: it has a new key before the gate does, and an old one for longer.
-	err = errors.Join(n.members.addKeys(keys), n.gate.setKeys(keys), n.members.setKeys(keys))
+	var errs []error
+	for _, pool := range n.pools() {
+		errs = append(errs, pool.replaceKeys(keys))
+	}
 	n.links.setCredentials(id)
 	n.requests.keysChanged()
-	n.members.tell(func(self *Member) { self.Keys = keys.Fingerprints() })
-	if err != nil {
+	n.inPools(func(pool *members) { pool.tell(func(self *Member) { self.Keys = keys.Fingerprints() }) })
+	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("gossip: %w", err)
 	}
 	return nil
@@ -383,16 +446,21 @@ func (n *Node) Stop(ctx context.Context) error {
 }
 
 func (n *Node) leave(ctx context.Context) error {
-	if err := n.members.leave(ctx); err != nil {
-		n.o.Logger.Warn("gossip: left without a word", "error", err) // the others will find out
-	}
+	n.inPools(func(pool *members) {
+		if err := pool.leave(ctx); err != nil {
+			n.o.Logger.Warn("gossip: left without a word", "error", err) // the others will find out
+		}
+	})
 	return n.close()
 }
 
 // close is Stop without a word to the others.
 func (n *Node) close() error {
 	n.cancel()
-	err := n.members.stop()
+	var err error
+	for _, pool := range n.pools() {
+		err = errors.Join(err, pool.stop())
+	}
 	if n.listener != nil {
 		err = errors.Join(err, n.listener.Close())
 	}
@@ -400,6 +468,9 @@ func (n *Node) close() error {
 	n.requests.stop()
 	n.running.Wait()
 	n.dials.running.Wait()
+	if n.wan != nil {
+		n.wan.dials.running.Wait()
+	}
 	n.jobs.wait()
 	return err
 }

@@ -126,6 +126,12 @@ func (w *words) Compare(_ context.Context, id [16]byte, vector []byte) (ahead, b
 	return ahead, behind, nil
 }
 
+func (w *words) Arrive(_ string, _ bool, id [16]byte, payload []byte) (held, lacks bool) {
+	return w.Deliver(0, id, payload)
+}
+
+func (w *words) Durable(_ context.Context, id [16]byte) ([]byte, error) { return w.all(id), nil }
+
 func (w *words) State(_ context.Context, id [16]byte) ([]byte, func(uint64), error) {
 	return w.all(id), func(uint64) {}, nil
 }
@@ -456,6 +462,43 @@ func TestLinkThatBreaksComesBack(t *testing.T) {
 		time.Sleep(time.Second)
 		if !linked(nodes...) {
 			t.Error("no link after a second")
+		}
+	})
+}
+
+// What a node tells of itself it tells twice, for memberlist may lose it.
+func TestStateIsToldAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newMemoryNetwork()
+		t.Cleanup(func() { time.Sleep(time.Minute) })
+		var nodes []testNode
+		for _, ip := range hosts {
+			nodes = append(nodes, start(t, Options{
+				network: network.host(ip), Join: []string{hosts[0] + ":7946"},
+				// Nothing else tells of a node.
+				tune: func(c *memberlist.Config) { c.ProbeInterval, c.PushPullInterval = time.Hour, time.Hour },
+			}))
+		}
+		time.Sleep(5 * time.Second)
+		network.cut(hosts[:1], hosts[1:])
+		nodes[0].SetState(Draining)
+		network.mend(hosts[:1], hosts[1:])
+		know := func() (n int) {
+			for _, other := range nodes[1:] {
+				for _, m := range other.Status().Members {
+					if m.GossipAddr == nodes[0].addr() && m.State == Draining {
+						n++
+					}
+				}
+			}
+			return n
+		}
+		if know() > 0 {
+			t.Fatal("nothing was lost")
+		}
+		time.Sleep(tellAgain + 2*time.Second)
+		if n := know(); n != 2 {
+			t.Errorf("%d of 2 know", n)
 		}
 	})
 }

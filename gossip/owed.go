@@ -1,9 +1,6 @@
 package gossip
 
-import (
-	"context"
-	"time"
-)
+import "context"
 
 // owe notes that a peer is to get the state of a cart. The mutex is held.
 func (c *Core) owe(p *peer, id [16]byte) {
@@ -26,8 +23,14 @@ func (c *Core) sendOwed(p *peer) {
 	}
 }
 
-// roomForState reports whether the outbox is so empty that a state does not make others wait for long.
-func (p *peer) roomForState() bool { return p.out.bytes < min(stateRoom, p.out.limit/2) }
+// roomForState reports whether so little is on its way to the peer that a state does not make others wait for long.
+func (p *peer) roomForState() bool {
+	if p.region != nil {
+		via := p.region.via
+		return via != nil && p.unheld < stateRoom && via.roomForState()
+	}
+	return p.out.bytes < min(stateRoom, p.out.limit/2)
+}
 
 // sendStates sends what is owed while there is room.
 func (c *Core) sendStates(ctx context.Context, p *peer) {
@@ -36,7 +39,7 @@ func (c *Core) sendStates(ctx context.Context, p *peer) {
 		if !some {
 			return
 		}
-		payloads, held, err := c.payloads(ctx, id, unsaved)
+		payloads, held, err := c.payloads(ctx, p, id, unsaved)
 		c.mu.Lock()
 		if p.own != nil {
 			p.own.word = c.o.Now()
@@ -47,9 +50,7 @@ func (c *Core) sendStates(ctx context.Context, p *peer) {
 			payloads = nil
 		}
 		for _, payload := range payloads {
-			state := item{kind: kindState, id: id, body: payload}
-			p.counters.StatesSent++
-			c.send(p, entry{encoded: state.encode(), held: held}, time.Time{})
+			c.sendState(p, item{kind: kindState, id: id, body: payload}, held)
 		}
 		c.mu.Unlock()
 	}

@@ -22,9 +22,14 @@ type site struct {
 }
 
 func newSite(m Member, p *peer) site {
+	return site{addr: m.GossipAddr, zone: m.Zone, hash: hashAddr(m.GossipAddr), peer: p}
+}
+
+// hashAddr returns the hash of a gossip address. Those of similar addresses are unlike each other.
+func hashAddr(addr string) uint64 {
 	h := fnv.New64a()
-	_, _ = h.Write([]byte(m.GossipAddr)) // it never fails
-	return site{addr: m.GossipAddr, zone: m.Zone, hash: mix(h.Sum64()), peer: p}
+	_, _ = h.Write([]byte(addr)) // it never fails
+	return mix(h.Sum64())
 }
 
 // rank orders sites by how much they are to own a slot, by rendezvous hashing: a site that comes or goes moves
@@ -68,6 +73,7 @@ type placement struct {
 	expires time.Time // when a site that was lost is out; zero if none was
 
 	own   slotSet       // slots that this node owns
+	lead  slotSet       // of these, those whose first live owner it is
 	place [Slots]uint16 // of this node among the live owners; for a slot that it does not own, their number
 	homes []uint16      // slots whose first live owner this node is
 	short int           // slots with no more live owners than nodes may fail at once
@@ -228,6 +234,7 @@ func (c *Core) replace() {
 		p.owns = slotSet{}
 	}
 	var own slotSet
+	at.lead = slotSet{}
 	at.homes, at.short = at.homes[:0], 0
 	for slot := range Slots {
 		place, live := -1, 0
@@ -246,6 +253,7 @@ func (c *Core) replace() {
 		}
 		if place == 0 {
 			at.homes = append(at.homes, uint16(slot))
+			at.lead.add(slot)
 		}
 		if live <= c.o.Tolerate {
 			at.short++
@@ -256,6 +264,7 @@ func (c *Core) replace() {
 		at.place[slot] = uint16(place)
 	}
 	c.move(own)
+	c.wordAt = c.o.Now()
 }
 
 // Home returns a slot whose first live owner is this node, drawn at random, or -1 where there is none.

@@ -122,6 +122,9 @@ func (c *Core) takeDraining(p *peer, h *header) {
 		return
 	}
 	p.draining = h.draining
+	if p.abroad {
+		return
+	}
 	c.replace()
 	if p.draining {
 		c.lost(p)
@@ -139,6 +142,10 @@ func (c *Core) takeAck(p *peer, h *header) {
 	}
 	for _, r := range p.reading.refused {
 		p.counters.RefusedByPeer++
+		if p.abroad {
+			c.loseOn(p)
+			continue
+		}
 		switch {
 		case r.kind == kindDelta && r.lacks:
 			c.owe(p, r.id)
@@ -187,7 +194,15 @@ func (c *Core) takeItems(p *peer, r *reader) (todo []item, err error) {
 				break
 			}
 		}
+		if !it.travels(p.abroad) {
+			r.fail("an item of kind %d on a link", it.kind)
+			break
+		}
 		switch it.kind {
+		case kindRegion:
+			c.takeRegion(p, &it)
+		case kindCross:
+			c.takeCross(p, &it)
 		case kindDelta, kindState:
 			if held, lacks := c.o.Carts.Deliver(p.start, it.id, it.body); held {
 				p.reading.slots = append(p.reading.slots, SlotOf(it.id))

@@ -159,13 +159,16 @@ func (p *peer) compareSoon(self uint64, now time.Time) {
 
 // startRepairs opens the sessions that are due and gives up those that are stuck. The mutex is held.
 func (c *Core) startRepairs(now time.Time) {
-	for _, p := range c.peers {
-		if p.own != nil && now.Sub(p.own.word) > repairGiveUp {
+	for p := range c.partners {
+		if p.own != nil && now.Sub(p.own.word) > p.patience() {
 			c.close(p, now)
 		}
 		gives, uncovered := c.gives(p), c.uncovered(p)
-		if (p.needsSync || p.compare || !gives.empty() || !uncovered.empty()) && p.mayOpen(now) {
+		if (p.needsSync || p.compare || !gives.empty() || !uncovered.empty() || c.compareAnyway(p, now)) && p.mayOpen(now) {
 			c.openSession(p, now)
+		}
+		if p.region != nil {
+			c.sendOwed(p) // there may be room now in the outbox that it goes by
 		}
 	}
 	if now.Before(c.repairAt) {
@@ -190,14 +193,23 @@ func (c *Core) startRepairs(now time.Time) {
 
 // mayOpen reports whether there is a link with the peer and no session on it, and there was none just now.
 func (p *peer) mayOpen(now time.Time) bool {
-	serving := p.serving != 0 && now.Sub(p.served) <= repairGiveUp
+	serving := p.serving != 0 && now.Sub(p.served) <= p.patience()
 	return p.up && p.own == nil && !serving && !now.Before(p.repairAt)
+}
+
+// patience is how long a session lasts after the last word of it.
+func (p *peer) patience() time.Duration {
+	if p.region != nil {
+		return remoteGiveUp
+	}
+	return repairGiveUp
 }
 
 func (c *Core) openSession(p *peer, now time.Time) {
 	c.sessions++
 	s := &session{number: c.sessions, word: now}
 	p.own = s
+	p.anywayAt = now.Add(anywayEvery)
 	p.counters.Repairs++
 	c.o.Spawn(p.start, func(context.Context) { c.sendRoot(p, s) })
 }
@@ -242,7 +254,13 @@ func (c *Core) abandon(p *peer) {
 }
 
 // ask sends an item of repair. The mutex is held.
-func (c *Core) ask(p *peer, it item) { c.send(p, entry{encoded: it.encode()}, time.Time{}) }
+func (c *Core) ask(p *peer, it item) {
+	if p.region != nil {
+		c.sendRemote(p, it, 0)
+		return
+	}
+	c.send(p, entry{encoded: it.encode()}, time.Time{})
+}
 
 // session returns the session of a number, if it is going on, and notes the word of it. The mutex is held.
 func (c *Core) session(p *peer, number uint64) *session {
@@ -262,6 +280,8 @@ func (c *Core) takeRepair(ctx context.Context, p *peer, it *item) {
 		c.takeDigests(p, it)
 	case kindVector:
 		c.takeVector(ctx, p, it)
+	case kindFetch:
+		c.answerFetch(ctx, p, it)
 	default:
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -330,7 +350,9 @@ func (c *Core) choose(p *peer, s *session, seeded *slotSet) (about slotSet, some
 	if p.own != s {
 		return slotSet{}, false
 	}
-	s.bare = p.both.without(seeded)
+	if p.region == nil {
+		s.bare = p.both.without(seeded)
+	}
 	s.both = p.both.and(seeded)
 	s.gives = c.gives(p)
 	bare := s.bare.or(&p.bare)
@@ -357,6 +379,9 @@ func (c *Core) answerRoot(p *peer, it *item) {
 	c.mu.Lock()
 	p.hearBare(&asked, &bare)
 	takes := about.and(&c.placement.own)
+	if p.region != nil { // which has another database
+		takes = takes.and(&seeded)
+	}
 	if takes.empty() || p.own != nil && c.o.Self.Start < p.start {
 		if uncovered := c.uncovered(p); !uncovered.empty() {
 			p.repairAt = c.o.Now()

@@ -90,8 +90,11 @@ func (c *Core) makeRoom(p *peer, encoded int) bool {
 	}
 	p.counters.Overflows++
 	p.counters.Dropped += uint64(p.out.dropWaiting())
-	c.abandon(p)
-	c.needSync(p, "the outbox is full")
+	c.loseOn(p)
+	if !p.abroad {
+		c.abandon(p)
+		c.needSync(p, "the outbox is full")
+	}
 	return p.out.room(encoded)
 }
 

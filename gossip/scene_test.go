@@ -94,14 +94,14 @@ func (s *scene) live() []*actor {
 	return slices.DeleteFunc(slices.Clone(s.actors), func(a *actor) bool { return a.gone })
 }
 
-// meet tells all nodes of each other.
+// meet tells all nodes of a region of each other.
 func (s *scene) meet() {
-	var members []Member
+	members := map[string][]Member{}
 	for _, a := range s.live() {
-		members = append(members, a.self)
+		members[a.self.Region] = append(members[a.self.Region], a.self)
 	}
 	for _, a := range s.live() {
-		a.SetMembers(members)
+		a.SetMembers(members[a.self.Region])
 	}
 }
 
@@ -142,12 +142,12 @@ func connected(t tester, n int, change ...func(*CoreOptions)) *scene {
 	return s
 }
 
-// connect links all pairs that are not linked.
+// connect links all pairs of a region that are not linked.
 func (s *scene) connect() {
 	live := s.live()
 	for i, a := range live {
 		for _, b := range live[i+1:] {
-			if a.linked(b.start) == nil {
+			if a.self.Region == b.self.Region && a.linked(b.start) == nil {
 				s.up(a, b)
 			}
 		}
@@ -240,7 +240,9 @@ func (a *actor) write() (wrote bool) {
 			continue
 		}
 		delete(a.ask, b.start)
-		a.scene.backlog = max(a.scene.backlog, a.peer(b.start).out.bytes)
+		if p := a.linked(b.start); p != nil {
+			a.scene.backlog = max(a.scene.backlog, p.out.bytes)
+		}
 		for {
 			frame, again := a.Next(b.start, nil)
 			if again > 0 {
@@ -347,6 +349,8 @@ type eventCarts struct {
 	lost      []uint64
 	delivered int // payloads
 	states    int // of these, whole carts
+	arrived   int // of these, from another region
+	asked     int // of these, such as are not durable there
 	vectors   int // calls of Vector
 
 	keeps     int // calls of Keep
@@ -432,6 +436,14 @@ func (c *eventCarts) Deliver(_ uint64, id [16]byte, payload []byte) (held, lacks
 	}
 	c.put(id, v)
 	return true, false
+}
+
+func (c *eventCarts) Arrive(_ string, durable bool, id [16]byte, payload []byte) (held, lacks bool) {
+	c.arrived++
+	if !durable {
+		c.asked++
+	}
+	return c.Deliver(0, id, payload)
 }
 
 func (c *eventCarts) Mark(from uint64, id [16]byte, mark []byte) {
@@ -573,6 +585,11 @@ func (c *eventCarts) State(_ context.Context, id [16]byte) ([]byte, func(uint64)
 		return nil, nil, nil
 	}
 	return append(v.encode(), padding...), func(holder uint64) { c.actor.scene.expectHeld(holder, id, v) }, nil
+}
+
+func (c *eventCarts) Durable(ctx context.Context, id [16]byte) ([]byte, error) {
+	payload, _, err := c.State(ctx, id)
+	return payload, err
 }
 
 func (c *eventCarts) Lost(peer uint64) { c.lost = append(c.lost, peer) }

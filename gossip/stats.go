@@ -7,9 +7,14 @@ import (
 
 // Status is what there is to see of a Core.
 type Status struct {
-	Links     []LinkStatus    `json:"links"`    // by start id of the peer
+	Links     []LinkStatus    `json:"links"`    // with peers of the region, by start id of the peer
+	Bridge    bool            `json:"bridge"`   // this node talks to other regions
+	Regions   []RegionStatus  `json:"regions"`  // the others
 	Counters  Counters        `json:"counters"` // of all peers since the start, those that were forgotten included
 	Placement PlacementStatus `json:"placement"`
+
+	// RefusedCrossings are items from peers about regions that are not known, or that these may not tell of.
+	RefusedCrossings uint64 `json:"refused_crossings"`
 }
 
 // PlacementStatus is what there is to see of the slots, as this node knows them, and of the requests for carts that
@@ -102,7 +107,8 @@ func (c *Core) Status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.o.Now()
-	s := Status{Links: make([]LinkStatus, 0, len(c.peers)), Counters: c.forgotten}
+	s := Status{Links: make([]LinkStatus, 0, len(c.peers)), Bridge: c.bridge, Regions: c.regionStatus(now), Counters: c.forgotten}
+	s.RefusedCrossings = c.refusedCrossings
 	s.Placement = PlacementStatus{
 		Sites: len(c.placement.sites),
 		Own:   c.placement.own.len(),
@@ -118,6 +124,11 @@ func (c *Core) Status() Status {
 	}
 	for _, p := range c.peers {
 		s.Links = append(s.Links, p.status(now))
+	}
+	for p := range c.partners {
+		s.Counters.add(&p.counters)
+	}
+	for _, p := range c.abroad {
 		s.Counters.add(&p.counters)
 	}
 	return s

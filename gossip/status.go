@@ -9,7 +9,9 @@ import (
 // NodeStatus is what there is to see of a node.
 type NodeStatus struct {
 	Self        Member             `json:"self"`
-	Members     []Member           `json:"members"`             // the others, as far as memberlist takes them for alive
+	Members     []Member           `json:"members"`             // the others of the region, as far as memberlist takes them for alive
+	WANAddr     string             `json:"wan_addr,omitempty"`  // host:port of the memberlist of all regions; empty without
+	WAN         []Member           `json:"wan,omitempty"`       // the others there, with their addresses there
 	Connections []ConnectionStatus `json:"connections"`         // by start id of the peer
 	Refused     map[string]uint64  `json:"refused"`             // what came from the network and was refused, by reason
 	RefusedAt   time.Time          `json:"refused_at,omitzero"` // the last of it
@@ -38,7 +40,16 @@ func (n *Node) Status() NodeStatus {
 	for _, l := range up {
 		s.Connections = append(s.Connections, n.connection(s.Self, l.peer, l))
 	}
-	for _, m := range s.Members {
+	expected := s.Members
+	if n.wan != nil {
+		var self Member
+		self, s.WAN = n.wan.pool.all()
+		s.WANAddr = self.GossipAddr
+		if s.Self.Bridge = self.Bridge; self.Bridge {
+			expected = slices.Concat(expected, bridgesAbroad(self, s.WAN))
+		}
+	}
+	for _, m := range expected {
 		if up[m.Start] == nil {
 			s.Connections = append(s.Connections, n.connection(s.Self, m, nil))
 		}
@@ -52,7 +63,11 @@ func (n *Node) connection(self, peer Member, l *link) ConnectionStatus {
 	if l != nil {
 		c.Up, c.Since, c.Wire, c.Key = true, l.since, l.wire, l.proven.String()
 	}
-	failures, err := n.dials.last(peer.Start)
+	dials := n.dials
+	if peer.Region != self.Region {
+		dials = n.wan.dials
+	}
+	failures, err := dials.last(peer.Start)
 	if c.Failures = failures; err != nil {
 		c.Error = err.Error()
 	}

@@ -24,6 +24,8 @@ type clusterConfig struct {
 	join          []string
 	gossipListen  string
 	linkListen    string
+	wanListen     string
+	joinWAN       []string
 	advertiseHost string
 	replicas      int
 	tolerate      int
@@ -33,6 +35,8 @@ type clusterConfig struct {
 const (
 	keyFlag     = "cluster-key"
 	keyFileFlag = "cluster-key-file"
+
+	wanListenFlag = "wan-listen"
 )
 
 // maxReplicas bounds --replicas: each of them gets every write.
@@ -43,17 +47,20 @@ const maxDrainTime = time.Minute
 
 // clusterFlags are the flags that mean nothing to a node that is alone.
 var clusterFlags = []string{
-	"join", "gossip-listen", "link-listen", "advertise-host", "region", "zone", "replicas", "tolerate", "drain-time",
+	"join", "gossip-listen", "link-listen", "wan-listen", "join-wan", "advertise-host", "region", "zone", "replicas", "tolerate",
+	"drain-time",
 }
 
 func (c *clusterConfig) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.keyFile, keyFileFlag, "", "file with the key of the cluster, as cartd keygen prints it, or several: makes this a node of a region")
 	f.StringVar(&c.keyText, keyFlag, "", "the key itself; the list of processes shows it, so rather give a file")
-	f.StringVar(&c.region, "region", "local", "region of the node; nodes of other regions are refused")
+	f.StringVar(&c.region, "region", "local", "region of the node; its nodes share a database")
 	f.StringVar(&c.zone, "zone", "", "zone of the node: nodes of one zone may fail together")
 	f.StringSliceVar(&c.join, "join", nil, "gossip addresses of other nodes, host:port; may be repeated")
 	f.StringVar(&c.gossipListen, "gossip-listen", "127.0.0.1:7946", "address for membership, TCP and UDP")
 	f.StringVar(&c.linkListen, "link-listen", "127.0.0.1:7947", "address for the links that carry the carts, TCP")
+	f.StringVar(&c.wanListen, wanListenFlag, "", "address for the membership of all regions, TCP and UDP (default none: the region keeps to itself)")
+	f.StringSliceVar(&c.joinWAN, "join-wan", nil, "addresses of nodes of other regions, as their --wan-listen, host:port; may be repeated")
 	f.StringVar(&c.advertiseHost, "advertise-host", "", "host that other nodes reach this one at (default: that of --gossip-listen and --link-listen, or the first private address)")
 	f.IntVar(&c.replicas, "replicas", 3, fmt.Sprintf("nodes of the region that own a cart, 2 to %d: they get its writes at once", maxReplicas))
 	f.IntVar(&c.tolerate, "tolerate", 1, "nodes that may fail at once without a loss: a write is acknowledged when one more holds it")
@@ -87,11 +94,23 @@ func (c *clusterConfig) check(given func(flag string) bool) error {
 		return fmt.Errorf("--drain-time is %v, not 0 to %v", c.drainTime, maxDrainTime)
 	case given("advertise-host") && !isHost(c.advertiseHost):
 		return fmt.Errorf("--advertise-host is %q, not a host that others can reach: a name or an address, without a port", c.advertiseHost)
+	case len(c.joinWAN) > 0 && c.wanListen == "":
+		return fmt.Errorf("--join-wan is for a node that other regions can reach, too: give --%s", wanListenFlag)
+	case c.wanListen != "" && !given("region"):
+		return fmt.Errorf("--%s is for one of several regions: give each a name of its own, as --region", wanListenFlag)
 	}
-	for _, address := range c.join {
+	if err := checkJoin("join", c.join); err != nil {
+		return err
+	}
+	return checkJoin("join-wan", c.joinWAN)
+}
+
+// checkJoin refuses what is no address of a node.
+func checkJoin(flag string, addresses []string) error {
+	for _, address := range addresses {
 		host, port, err := net.SplitHostPort(address)
 		if n, _ := strconv.ParseUint(port, 10, 16); err != nil || !isHost(host) || n == 0 {
-			return fmt.Errorf("--join is %q, not the address of a node like 10.0.0.7:7946", address)
+			return fmt.Errorf("--%s is %q, not the address of a node like 10.0.0.7:7946", flag, address)
 		}
 	}
 	return nil

@@ -86,6 +86,9 @@ func (c *config) checkListeners() error {
 	all := []listener{{"--listen", c.listen}, {"--admin-listen", c.adminListen}}
 	if c.cluster.keys != nil {
 		all = append(all, listener{"--gossip-listen", c.cluster.gossipListen}, listener{"--link-listen", c.cluster.linkListen})
+		if c.cluster.wanListen != "" {
+			all = append(all, listener{"--" + wanListenFlag, c.cluster.wanListen})
+		}
 	}
 	for i, l := range all {
 		if _, err := net.ResolveTCPAddr("tcp", l.address); err != nil || l.address == "" {

@@ -79,6 +79,25 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	e.gauge(mLinked, float64(z.Linked))
 	e.gauge(mNeeded, float64(z.Needed))
 	e.gauge(mClockOffset, z.Clock.Offset)
+	if z.WANAddress != "" {
+		e.gauge(mWANMembers, float64(1+len(z.WANMembers)))
+		e.gauge(mBridge, truth(z.Node.Bridge))
+	}
+	for _, r := range z.Regions {
+		if z.Node.Bridge {
+			e.gauge(mRegionReachable, truth(r.Reachable), r.Region)
+			e.gauge(mRegionRoundTrip, r.RoundTrip, r.Region)
+		}
+		e.gauge(mRegionNeedSync, float64(r.NeedSync), r.Region)
+		x := r.Crossings
+		e.counter(mCrossings, float64(x.Sent), r.Region, "sent")
+		e.counter(mCrossings, float64(x.Received), r.Region, "received")
+		e.counter(mCrossings, float64(x.Relayed), r.Region, "relayed")
+		e.counter(mCrossings, float64(x.Dropped), r.Region, "dropped")
+		e.counter(mCrossings, float64(x.Refused), r.Region, "refused")
+		e.counter(mCrossingBytes, float64(x.BytesOut), r.Region, "out")
+		e.counter(mCrossingBytes, float64(x.BytesIn), r.Region, "in")
+	}
 	if z.KeyFile != nil {
 		e.gauge(mKeyFileGood, truth(z.KeyFile.LastError == ""))
 	}
@@ -201,6 +220,14 @@ var (
 	mLinked      = describe("peers_linked", "Other nodes that can hold a write.")
 	mNeeded      = describe("peers_needed", "Other nodes that have to hold a write, where the database does not.")
 	mClockOffset = describe("clock_offset_seconds", "Median of what the clocks of peers are ahead of this one.")
+
+	mWANMembers      = describe("wan_members", "Nodes of all regions that are alive, this one included.")
+	mBridge          = describe("bridge", "Whether this node talks to other regions.")
+	mRegionReachable = describe("region_reachable", "Whether this node, a bridge, reaches another region.", "region")
+	mRegionNeedSync  = describe("region_need_sync", "Processes of another region that are to be compared with this one, since something may have been lost.", "region")
+	mCrossings       = describe("region_crossings_total", "Items between this node and another region, by what became of them.", "region", "what")
+	mCrossingBytes   = describe("region_crossing_bytes_total", "Bytes of such items, by their direction.", "region", "direction")
+	mRegionRoundTrip = describe("region_round_trip_seconds", "Last round trip to another region, by the fastest link of this node.", "region")
 
 	mKeyFileGood   = describe("key_file_good", "Whether the file of cluster keys is good; where it is not, the node goes on with the keys that it had.")
 	mGossipRefused = describe("gossip_refused_total", "What came to the peer ports and was refused, by reason.", "reason")

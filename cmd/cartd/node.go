@@ -184,6 +184,8 @@ func (n *node) gossipOptions(carts gossip.Carts) gossip.Options {
 		LinkListen:    c.linkListen,
 		AdvertiseHost: c.advertiseHost,
 		Join:          c.join,
+		WANListen:     c.wanListen,
+		JoinWAN:       c.joinWAN,
 		Replicas:      c.replicas,
 		Tolerate:      c.tolerate,
 		Carts:         carts,
@@ -207,8 +209,8 @@ func (n *node) apiAddr() string {
 }
 
 // join makes the node an active one as soon as it has met another one, if it knows of any, and has what that
-// has: while the database cannot be read, of it what the database lacks. What it does not find out in time, repair
-// finds later.
+// has, and what other regions have that can be reached: while the database cannot be read, of it what the database
+// lacks. What it does not find out in time, repair finds later.
 func (n *node) join(ctx context.Context) {
 	ticker := time.NewTicker(joinTick)
 	defer ticker.Stop()
@@ -235,7 +237,8 @@ func (n *node) mayBeActive(waited time.Duration) bool {
 		linked, away := core.Uncovered()
 		return met && linked == 0 && (away == 0 || late)
 	}
-	return met && n.service.Indexed() && core.Synced() || late
+	abroad := len(n.config.cluster.joinWAN) == 0 || core.Peers() == 0 || core.Abroad() > 0 || waited > meetTimeout
+	return met && abroad && n.service.Indexed() && core.Synced() && core.SyncedAbroad() || late
 }
 
 // drain tells the other nodes that this one is about to leave, so that none counts on what it holds, and goes on

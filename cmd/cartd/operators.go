@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -188,6 +189,7 @@ func writeStatus(w io.Writer, up, all []reading) (l level) {
 	fmt.Fprintln(w, strings.Join(append(lines, ""), "\n"))
 	writeNodes(w, up)
 	writeLinks(w, up)
+	writeRegions(w, up)
 	writeTotals(w, up)
 	return l
 }
@@ -326,6 +328,53 @@ func writeLinks(w io.Writer, up []reading) {
 		fmt.Fprintln(w)
 		t.show()
 	}
+}
+
+// writeRegions shows how regions reach each other, as the bridges among the nodes say: a line for each way.
+func writeRegions(w io.Writer, up []reading) {
+	ways := make(map[string]regionStatus) // by the names of both
+	for _, r := range up {
+		z := r.status
+		for _, to := range z.Regions {
+			name := z.Node.Region + " " + to.Region
+			way := ways[name]
+			if z.Node.Bridge {
+				way.Bridges = append(way.Bridges, to.Bridges...)
+				way.Reachable = way.Reachable || to.Reachable
+				if to.RoundTrip > 0 && (way.RoundTrip == 0 || to.RoundTrip < way.RoundTrip) {
+					way.RoundTrip = to.RoundTrip
+				}
+			}
+			ways[name] = way
+		}
+	}
+	if len(ways) == 0 {
+		return
+	}
+	fmt.Fprintln(w)
+	t := newTable(w, "REGION FROM", "TO", "IS", "ROUND TRIP", "LINKS")
+	for _, name := range slices.Sorted(maps.Keys(ways)) {
+		t.row(append(strings.Fields(name), ways[name].columns()...)...)
+	}
+	t.show()
+}
+
+// columns shows the way to a region: IS, ROUND TRIP and LINKS. What only nodes know that are no bridges is nothing.
+func (way regionStatus) columns() []string {
+	linked := 0
+	for _, l := range way.Bridges {
+		if l.Up {
+			linked++
+		}
+	}
+	links := fmt.Sprintf("%d of %d", linked, len(way.Bridges))
+	switch {
+	case len(way.Bridges) == 0:
+		return nil
+	case !way.Reachable:
+		return []string{"cut off", "", links}
+	}
+	return []string{"reached", inWords(seconds(way.RoundTrip)), links}
 }
 
 func writeTotals(w io.Writer, up []reading) {

@@ -31,6 +31,23 @@ func healthy() *status {
 	return z
 }
 
+// regions makes a node a bridge that reaches another region, which it returns.
+func regions(z *status) *regionStatus {
+	z.Node.Bridge, z.Node.Region = true, "eu"
+	z.Regions = []regionStatus{{Region: "us", Reachable: true, RoundTrip: 0.08, Bridges: []linkStatus{
+		{Peer: "10.1.0.1:7946/d4", StartID: "d4", Up: true, RoundTrip: 0.08},
+		{Peer: "10.1.0.2:7946/e5", StartID: "e5", LastError: "i/o timeout"},
+	}}}
+	return &z.Regions[0]
+}
+
+// cutOff makes a region one that cannot be reached.
+func cutOff(r *regionStatus) *regionStatus {
+	r.Reachable, r.RoundTrip = false, 0
+	r.Bridges[0].Up, r.Bridges[0].LastError = false, "i/o timeout"
+	return r
+}
+
 // alone makes a node one without a cluster.
 func alone(z *status, kind string) {
 	z.Node, z.Members, z.Links, z.Linked, z.Needed = nil, nil, nil, 0, 0
@@ -127,6 +144,16 @@ func TestJudge(t *testing.T) {
 			z.Refused.Network = map[string]uint64{"link-certificate": 3, "gossip-key": 7}
 			z.Refused.NetworkLast = z.Time.Add(-time.Minute)
 		}, fine, "refused: at the peer ports, the last 1m0s ago: gossip-key 7, link-certificate 3"},
+		{"regions", func(z *status) { regions(z) }, fine, ""},
+		{
+			"a region is cut off", func(z *status) { cutOff(regions(z)) }, atRisk,
+			"region: us cannot be reached: i/o timeout",
+		},
+		{"a region that others are to reach", func(z *status) { cutOff(regions(z)); z.Node.Bridge = false }, fine, ""},
+		{
+			"a region without bridges", func(z *status) { cutOff(regions(z)).Bridges = nil }, atRisk,
+			"region: us cannot be reached: none of its nodes is a bridge",
+		},
 		{"refused changes", func(z *status) { z.Refused.Payloads["too-new"] = 1 }, fine, "refused: changes from other nodes: too-new 1"},
 	} {
 		z := healthy()
@@ -202,6 +229,21 @@ func TestStatusFitsOnAScreen(t *testing.T) {
 
 	few := three(func(i int, z *status) { z.Carts.UnderReplicated = i })
 	if said := fit("under-replicated", atRisk, few); !strings.HasPrefix(said, "at risk: writes are taken, but some are not known to be held by 2 nodes or the database:\n") {
+		t.Errorf("%s", said)
+	}
+
+	// Of three nodes two are bridges, and one of them is cut off.
+	said = fit("regions", atRisk, three(func(i int, z *status) {
+		if us := regions(z); i == 1 {
+			cutOff(us)
+		}
+		z.Node.Bridge = i < 2
+	}))
+	if !strings.Contains(said, "\neu           us  reached  80ms        1 of 4\n") {
+		t.Errorf("%s", said)
+	}
+	said = fit("regions, seen by a node that is no bridge", fine, three(func(_ int, z *status) { regions(z); z.Node.Bridge = false })[:1])
+	if !strings.Contains(said, "\neu           us  -   -           -\n") {
 		t.Errorf("%s", said)
 	}
 

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -65,6 +66,9 @@ func TestClusterSettings(t *testing.T) {
 		others = append(others, strings.TrimSpace(keygen(t)))
 	}
 	with := func(args ...string) []string { return append([]string{"--cluster-key-file", good}, args...) }
+	wan := func(args ...string) []string {
+		return with(append([]string{"--region", "eu", "--wan-listen", ":7948"}, args...)...)
+	}
 	for _, test := range []struct {
 		name    string
 		args    []string
@@ -105,6 +109,12 @@ func TestClusterSettings(t *testing.T) {
 		{"an address without a host", with("--join", "127.0.0.1:7946,:7946"), nil, `--join is ":7946"`},
 		{"a host with a port", with("--advertise-host", "10.0.0.7:7946"), nil, "--advertise-host"},
 		{"no host", with("--advertise-host", "0.0.0.0"), nil, "--advertise-host"},
+		{"an address to join elsewhere without a port", wan("--join-wan", "10.0.0.7"), nil, `--join-wan is "10.0.0.7"`},
+		{"other regions without a port for them", with("--join-wan", "10.0.0.7:7948", "--region", "eu"), nil, "give --wan-listen"},
+		{"other regions without a name", with("--wan-listen", ":7948"), nil, "give each a name of its own, as --region"},
+		{"other regions without a key", []string{"--wan-listen", ":7948"}, nil, "--wan-listen is for a node"},
+		{"one port for two pools", wan("--wan-listen", "127.0.0.1:7946"), nil, "--gossip-listen and --wan-listen are both"},
+		{"no address for other regions", wan("--wan-listen", "there"), nil, "--wan-listen"},
 		{"one port for two", with("--link-listen", "127.0.0.1:7946"), nil, "--gossip-listen and --link-listen are both"},
 		{"the API's port for links", with("--link-listen", "127.0.0.1:8080"), nil, "--listen and --link-listen are both"},
 		{"no address", with("--gossip-listen", "here"), nil, "--gossip-listen"},
@@ -389,6 +399,58 @@ func TestRegionWithoutDatabase(t *testing.T) {
 	}
 }
 
+// TestRegions: bridges of two regions are linked, and operators see which region can be reached.
+func TestRegions(t *testing.T) {
+	key := strings.TrimSpace(keygen(t))
+	startIn := func(region string, others []*member, joinWAN ...*member) *member {
+		args := []string{"--data-dir", t.TempDir(), "--region", region, "--wan-listen", "127.0.0.1:0"}
+		for _, m := range joinWAN {
+			args = append(args, "--join-wan", m.region.Status().WANAddr)
+		}
+		return startMember(t, key, others, args...)
+	}
+	a := startIn("eu", nil)
+	b := startIn("eu", []*member{a}, a)
+	c := startIn("us", nil, b)
+	reached := func(m *member, region string, bridges int) bool {
+		z := m.debug()
+		return z.Node.Bridge && len(z.Regions) == 1 && z.Regions[0].Region == region && z.Regions[0].Reachable &&
+			len(z.Regions[0].Bridges) == bridges && !slices.ContainsFunc(z.Regions[0].Bridges, func(l linkStatus) bool { return !l.Up })
+	}
+	await(t, "the regions reach each other", func() bool {
+		return reached(a, "us", 1) && reached(b, "us", 1) && reached(c, "eu", 2)
+	})
+
+	if z := a.debug(); len(z.WANMembers) != 2 || len(z.Members) != 1 || len(z.Links) != 1 || z.Linked != 1 || z.WANAddress != a.region.Status().WANAddr {
+		t.Errorf("%s", a.get("/debug/cluster"))
+	}
+	if z := c.debug(); len(z.Members) != 0 || len(z.Links) != 0 || z.Linked != 0 || !z.Regions[0].Bridges[0].Up || z.Regions[0].Bridges[0].Key == "" {
+		t.Errorf("%s", c.get("/debug/cluster"))
+	}
+	page := c.get("/metrics")
+	for _, line := range []string{"cartd_wan_members 3", "cartd_bridge 1", `cartd_region_reachable{region="eu"} 1`, "cartd_members 1"} {
+		if !strings.Contains(page, "\n"+line) {
+			t.Errorf("no %q in the metrics:\n%s", line, page)
+		}
+	}
+	problems, err := testutil.CollectAndLint(&metrics{c.node.status})
+	if err != nil || len(problems) > 0 {
+		t.Errorf("metrics: %v %v", problems, err)
+	}
+	await(t, "status shows the ways between the regions", func() bool {
+		_, said, _ := ask(t, "status", "--admin", a.adminAddr.String()+","+b.adminAddr.String()+","+c.adminAddr.String())
+		return strings.Contains(said, "\neu           us  reached ") && strings.Contains(said, "\nus           eu  reached ")
+	})
+
+	b.halt()
+	await(t, "one bridge is left", func() bool { return reached(c, "eu", 1) })
+	a.halt()
+	await(t, "the region is out of reach", func() bool { return strings.Contains(c.get("/metrics"), `cartd_region_reachable{region="eu"} 0`) })
+	if _, said, _ := ask(t, "status", "--admin", c.adminAddr.String()); !strings.Contains(said, "eu cannot be reached: ") {
+		t.Errorf("%s", said)
+	}
+}
+
 // TestPortInUse: the error names the flag of the port.
 func TestPortInUse(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -397,9 +459,10 @@ func TestPortInUse(t *testing.T) {
 	}
 	defer taken.Close()
 	key := strings.TrimSpace(keygen(t))
-	for _, flag := range []string{"--listen", "--admin-listen", "--gossip-listen", "--link-listen"} {
-		args := []string{"--data-dir", t.TempDir(), "--cluster-key", key}
-		for _, f := range []string{"--listen", "--admin-listen", "--gossip-listen", "--link-listen"} {
+	ports := []string{"--listen", "--admin-listen", "--gossip-listen", "--link-listen", "--wan-listen"}
+	for _, flag := range ports {
+		args := []string{"--data-dir", t.TempDir(), "--cluster-key", key, "--region", "eu"}
+		for _, f := range ports {
 			if f == flag {
 				args = append(args, f, taken.Addr().String())
 			} else {

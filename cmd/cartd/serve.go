@@ -76,11 +76,15 @@ func (n *node) place() []any {
 	if n.region == nil {
 		return nil
 	}
-	self := n.region.Status().Self
-	return []any{
-		"region", self.Region, "zone", self.Zone, "start_id", startID(self.Start),
-		"gossip", self.GossipAddr, "link", self.LinkAddr,
+	s := n.region.Status()
+	place := []any{
+		"region", s.Self.Region, "zone", s.Self.Zone, "start_id", startID(s.Self.Start),
+		"gossip", s.Self.GossipAddr, "link", s.Self.LinkAddr,
 	}
+	if s.WANAddr != "" {
+		place = append(place, "wan", s.WANAddr)
+	}
+	return place
 }
 
 // warn logs what an operator may not have had in mind.
@@ -98,8 +102,8 @@ func (n *node) warn() {
 			"needed", c.cluster.tolerate)
 	}
 	self := n.region.Status().Self
-	if a, err := netip.ParseAddrPort(self.LinkAddr); err == nil && a.Addr().IsLoopback() && joinsElsewhere(c.cluster.join) {
-		n.log.Warn("nodes on other machines cannot reach this one: it listens on the loopback; see --gossip-listen, --link-listen and --advertise-host",
+	if a, err := netip.ParseAddrPort(self.LinkAddr); err == nil && a.Addr().IsLoopback() && joinsElsewhere(slices.Concat(c.cluster.join, c.cluster.joinWAN)) {
+		n.log.Warn("nodes on other machines cannot reach this one: it listens on the loopback; see --gossip-listen, --link-listen, --wan-listen and --advertise-host",
 			"gossip", self.GossipAddr, "link", self.LinkAddr)
 	}
 }

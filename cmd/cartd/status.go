@@ -31,6 +31,11 @@ type status struct {
 	Refused  refusedStatus   `json:"refused"`
 	KeyFile  *keyFileStatus  `json:"key_file,omitempty"` // where the keys are from one
 
+	// Of a node that reaches other regions.
+	WANAddress string         `json:"wan_address,omitempty"`
+	WANMembers []memberStatus `json:"wan_members,omitempty"` // the other nodes of all regions that are alive
+	Regions    []regionStatus `json:"regions,omitempty"`     // the others
+
 	Carts *cartsStatus `json:"carts,omitempty"` // nothing until the store is open
 	Store *storeStatus `json:"store,omitempty"`
 }
@@ -49,6 +54,25 @@ type memberStatus struct {
 	WireMax       uint64 `json:"wire_max"`
 
 	Keys []string `json:"keys"` // fingerprints of its cluster keys, of the one in use first
+
+	Bridge bool `json:"bridge,omitempty"` // it talks to other regions; said of this node, and of those of all regions
+}
+
+// regionStatus is another region. Only a bridge has links with it.
+type regionStatus struct {
+	Region    string       `json:"region"`
+	Reachable bool         `json:"reachable"` // from this node, whoever the way goes by
+	Since     time.Time    `json:"since"`     // that is so, or not
+	Via       string       `json:"via,omitempty"`
+	RoundTrip float64      `json:"round_trip_seconds"` // by the fastest link of this node; 0 where it has none
+	Bridges   []linkStatus `json:"bridges"`
+
+	Sites      int              `json:"sites"`     // that own slots there
+	Processes  int              `json:"processes"` // that run there
+	NeedSync   int              `json:"need_sync"` // of these, to be compared with this one, since something may have been lost
+	Repairing  int              `json:"repairing"` // of these, being compared
+	OwedStates int              `json:"owed_states"`
+	Crossings  gossip.Crossings `json:"crossings"`
 }
 
 // linkStatus is the link with a peer, up or not. The backlog is what waits to be sent or acknowledged.
@@ -246,6 +270,21 @@ func (z *status) cluster(s gossip.NodeStatus, needed int) {
 			z.Linked++
 		}
 	}
+	z.WANAddress = s.WANAddr
+	for _, m := range s.WAN {
+		z.WANMembers = append(z.WANMembers, memberStatusOf(m))
+	}
+	for _, r := range s.Core.Regions {
+		region := regionStatus{
+			Region: r.Region, Reachable: r.Reachable, Since: r.Since, Via: r.Via, RoundTrip: r.RoundTrip.Seconds(),
+			Sites: r.Sites, Processes: r.Processes, NeedSync: r.NeedSync, Repairing: r.Repairing, OwedStates: r.OwedStates,
+			Crossings: r.Crossings, Bridges: []linkStatus{},
+		}
+		for _, l := range r.Bridges {
+			region.Bridges = append(region.Bridges, linkStatusOf(l, connections[l.Start]))
+		}
+		z.Regions = append(z.Regions, region)
+	}
 	z.Refused.Network, z.Refused.NetworkLast = s.Refused, s.RefusedAt
 	z.Counters = s.Core.Counters
 	p := s.Core.Placement
@@ -266,6 +305,7 @@ func memberStatusOf(m gossip.Member) memberStatus {
 		WireMin:       m.MinWire,
 		WireMax:       m.MaxWire,
 		Keys:          fingerprints(m.Keys),
+		Bridge:        m.Bridge,
 	}
 }
 

@@ -1,0 +1,134 @@
+package cart
+
+import (
+	"maps"
+	"sync"
+
+	"cartd/crdt"
+)
+
+// What this file has is for a cluster of several regions, each with a database of its own. A region tells the others
+// what is durable, and nothing else, but where it can hold a write neither in enough of its nodes nor in its
+// database: then it asks others to hold it. What gets lost on the way, repair between the regions finds.
+
+// crossings are the carts with durable changes that the other regions have not been sent yet.
+type crossings struct {
+	mu    sync.Mutex
+	carts []*resident
+}
+
+func (x *crossings) add(r *resident) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.carts = append(x.carts, r)
+}
+
+func (x *crossings) take() []*resident {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	taken := x.carts
+	x.carts = nil
+	return taken
+}
+
+// cross has a change that this node made, and that has just become durable, sent to the other regions, together with
+// those that do so in the next few milliseconds. r.mu is held.
+func (r *resident) cross(c *change) {
+	s := r.service
+	if c.delta == nil || s.replicator == nil || s.replicator.Abroad() == 0 {
+		return
+	}
+	switch {
+	case r.crossing == nil:
+		r.crossing = c.delta
+		s.crossings.add(r)
+	case r.crossing.Adjoins(c.delta):
+		r.crossing = crdt.Merge(r.crossing, c.delta)
+	default: // a state tells of what is gone by what it covers: a merge would not any more
+		r.crossing = &crdt.Delta{State: *c.state}
+	}
+}
+
+// crossAll sends what has become durable to the other regions.
+func (s *Service) crossAll() {
+	for _, r := range s.crossings.take() {
+		r.mu.Lock()
+		d := r.crossing
+		r.crossing = nil
+		r.mu.Unlock()
+		s.replicator.Cross(r.id, crdt.AppendDelta(nil, d), true, nil)
+	}
+}
+
+// askAbroad asks the other regions to hold what is not safe of a cart, for the sake of a change that this one holds
+// neither in enough nodes nor in its database. r.mu is held.
+func (c *change) askAbroad() {
+	r := c.resident
+	s := r.service
+	if c.asked || !s.abroad() {
+		return
+	}
+	payload, held := r.whole()
+	for _, other := range r.unsafe {
+		other.asked = true
+	}
+	s.asked.Add(1)
+	s.replicator.Cross(r.id, payload, false, held)
+}
+
+// abroad reports whether processes of other regions are there to hold a write.
+func (s *Service) abroad() bool { return s.replicator != nil && s.replicator.Abroad() >= s.tolerate }
+
+// saves reports whether the store makes writes safe, and has done so just now.
+func (s *Service) saves() bool {
+	return s.shared && s.committer.unavailable() == nil && s.now().UnixNano()-s.committer.succeeded.Load() < int64(giveUpAfter)
+}
+
+// Arrive takes a payload that came from another region, as Deliver does. One that is durable there is so here, too; any
+// other is to be held because its author's region cannot.
+func (s *Service) Arrive(region string, durable bool, id [16]byte, payload []byte) (held, lacks bool) {
+	d := s.admissible(payload)
+	if d == nil {
+		return false, false
+	}
+	if updated := d.Lifetime.Updated; updated != 0 {
+		s.lags.of(region).observe(max(0, s.now().Sub(updated.Time())))
+	}
+	return s.take(id, d, durable)
+}
+
+// lags tell by region how old what comes from there is, by the clocks of those who wrote it.
+type lags struct {
+	mu sync.Mutex
+	by map[string]*latencies
+}
+
+// maxRegions bounds the regions that are told apart.
+const maxRegions = 64
+
+func (l *lags) of(region string) *latencies {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	z := l.by[region]
+	if z == nil {
+		z = new(latencies)
+		if len(l.by) < maxRegions {
+			if l.by == nil {
+				l.by = make(map[string]*latencies)
+			}
+			l.by[region] = z
+		}
+	}
+	return z
+}
+
+func (l *lags) read() map[string]Latencies {
+	l.mu.Lock()
+	by := maps.Clone(l.by)
+	l.mu.Unlock()
+	z := make(map[string]Latencies, len(by))
+	for region, latencies := range by {
+		z[region] = latencies.read()
+	}
+	return z
+}

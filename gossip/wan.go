@@ -1,0 +1,95 @@
+package gossip
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+)
+
+// wan is what a node has to do with other regions. It is in the pool of all regions, as every node that reaches them is.
+// There it tells whether it is a bridge, and while it is, it has links with the bridges of other regions.
+type wan struct {
+	node   *Node
+	pool   *members
+	dials  *dials
+	region chan struct{} // receives when members of the region may have changed
+}
+
+func newWAN(n *Node) (*wan, error) {
+	pool, err := newMembers(n.o.ofWAN(), n.refused)
+	w := &wan{node: n, pool: pool, dials: newDials(n.dial, n.o.Logger), region: make(chan struct{}, 1)}
+	poke(w.region) // it may be all of the region
+	return w, err
+}
+
+// isBridge reports whether this process says that it is one.
+func (w *wan) isBridge() bool {
+	self, _ := w.pool.all()
+	return self.Bridge
+}
+
+// follow holds elections and keeps the links with other regions, as members here and there come and go.
+func (w *wan) follow(ctx context.Context) {
+	var t term
+	var ends <-chan time.Time
+	for {
+		select {
+		case <-w.region:
+		case <-w.pool.changed:
+		case <-ends:
+		case <-ctx.Done():
+			return
+		}
+		self, others := w.node.members.all()
+		is := func(m Member) bool { return m.Start == self.Start }
+		bridge, again := t.next(slices.ContainsFunc(elect(append(others, self)), is), time.Now())
+		if ends = nil; again > 0 {
+			ends = time.After(again)
+		}
+		w.be(ctx, bridge)
+	}
+}
+
+// be makes this process a bridge or no bridge, which it may be already, and links it with the bridges of other regions
+// that are known now.
+func (w *wan) be(ctx context.Context, bridge bool) {
+	self, others := w.pool.all()
+	abroad := bridgesAbroad(self, others)
+	if !bridge {
+		w.dials.keep(ctx, nil)
+		w.say(false) // before links are closed: nobody dials in vain
+		w.node.core.SetBridges(false, abroad)
+		w.closeLinks()
+		return
+	}
+	w.node.core.SetBridges(true, abroad)
+	w.say(true) // after the core knows: somebody may come
+	w.node.links.keysChanged()
+	w.dials.keep(ctx, toDial(self, abroad))
+}
+
+// say tells the pool whether this process is a bridge, where that is new.
+func (w *wan) say(bridge bool) {
+	if bridge == w.isBridge() {
+		return
+	}
+	w.node.o.Logger.Info("gossip: bridge", "is", bridge)
+	w.pool.tell(func(self *Member) { self.Bridge = bridge })
+}
+
+// bridgesAbroad returns those of the others that are bridges of other regions than self's.
+func bridgesAbroad(self Member, others []Member) []Member {
+	return slices.DeleteFunc(slices.Clone(others), func(m Member) bool { return m.Region == self.Region || !m.Bridge })
+}
+
+var errResigned = errors.New("this node is no bridge any more")
+
+// closeLinks closes the links with other regions. None comes up after it, for the core refuses it.
+func (w *wan) closeLinks() {
+	for start, l := range w.node.links.all() {
+		if l.peer.Region != w.node.o.Member.Region {
+			w.node.links.close(start, errResigned)
+		}
+	}
+}
