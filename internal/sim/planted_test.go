@@ -69,7 +69,7 @@ var plantedBugs = []planted{
 	},
 	{
 		"serve a fragment as the whole cart", "cart/shard.go",
-		"case r.durable != nil || began:", "case r.durable != nil || began || sh.keeps(id):",
+		"case err == nil || r.durable != nil || began:", "case err == nil || r.durable != nil || began || sh.keeps(id):",
 		[]string{"part"},
 	},
 	{
