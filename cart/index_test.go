@@ -335,12 +335,13 @@ func TestAnotherIncarnationIsComparedAtOnce(t *testing.T) {
 		x := newForeign(t, time.Now(), 1)
 		deliver(t, s, x.id, whole(x.states[1]))
 		x.client(t, s).want(linesOf(x.states[1]))
-		backAfter := func(what string, least, most time.Duration) {
+		backAfter := func(what string, incarnation int64, least, most time.Duration) {
 			t.Helper()
 			if err := s.Flush(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			store.goBack(x.id, nil)
+			store.incarnation.Store(incarnation)
 			began := time.Now()
 			for store.state(x.id) == nil && time.Since(began) < 2*seedAgain {
 				time.Sleep(flushTick)
@@ -350,9 +351,8 @@ func TestAnotherIncarnationIsComparedAtOnce(t *testing.T) {
 			}
 		}
 		time.Sleep(seedAgain / 2)
-		store.incarnation.Store(2)
-		backAfter("another incarnation", 0, 2*seedProbe)
-		backAfter("the same one", seedAgain/2, seedAgain+2*seedProbe)
+		backAfter("another incarnation", 2, 0, 2*seedProbe)
+		backAfter("the same one", 2, seedAgain/2, seedAgain+2*seedProbe)
 	})
 }
 
