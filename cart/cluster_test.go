@@ -498,3 +498,18 @@ func TestAFileAloneMakesNothingSafe(t *testing.T) {
 		checkMemory(t, c.s)
 	})
 }
+
+// Who erased a cart holds what others still have of it, and what it wrote itself is no forgery.
+func TestAnErasedCartIsHeld(t *testing.T) {
+	o := peered(newFakeStore(), nil)
+	o.Replicator = &promptPeers{fakeReplicator: newFakeReplicator()}
+	s := start(t, o)
+	c := create(t, s, addN("A", 1))
+	before := whole(c.read())
+	if _, err := s.Erase(t.Context(), &Request{Cart: c.id, Access: c.access()}); err != nil {
+		t.Fatal(err)
+	}
+	if held, lacks := s.Deliver(9, c.id, before); !held || lacks {
+		t.Errorf("held %v, lacks %v", held, lacks)
+	}
+}

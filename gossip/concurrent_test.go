@@ -52,6 +52,15 @@ func (c *lockedCarts) EachVersion(from [16]byte, yield func(id [16]byte, version
 	c.inner.EachVersion(from, yield)
 }
 
+func (c *lockedCarts) EachUnsaved(from [16]byte, yield func(id [16]byte, version uint64) bool) {
+	c.EachVersion(from, yield)
+}
+
+func (c *lockedCarts) Unsaved(ctx context.Context, id [16]byte) ([][]byte, error) {
+	payload, _, err := c.State(ctx, id)
+	return [][]byte{payload}, err
+}
+
 func (c *lockedCarts) Vector(ctx context.Context, id [16]byte) ([]byte, bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -105,6 +105,7 @@ type peer struct {
 
 	repair
 	remote
+	cover
 	counters Counters
 	lastErr  string
 
@@ -115,7 +116,8 @@ type peer struct {
 		held     []func(uint64)
 		refused  []refused
 		refusals []refusal
-		slots    []int // of the items that Carts hold
+		slots    []int   // of the items that Carts hold
+		untaken  slotSet // of those that they do not
 	}
 }
 
@@ -129,14 +131,17 @@ func NewCore(o CoreOptions) *Core {
 	return c
 }
 
-// SetSelf tells what this process is, where that was not known when the Core was made. It comes before anything
-// else.
-func (c *Core) SetSelf(self Member) {
+// SetSelf tells what this process is, where that was not known when the Core was made, and whether there are others
+// to meet: then Carts are told of no slots before one of them is met, or a while has passed. It comes before
+// anything else.
+func (c *Core) SetSelf(self Member, others bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.o.Self = self
 	c.replace()
-	c.held.tellAt = c.o.Now().Add(keepAfter) // it meets others only now
+	if others {
+		c.held.tellAt = c.o.Now().Add(meetFor)
+	}
 }
 
 // find returns where the peer of a start id is among peers, or would be.
@@ -240,6 +245,9 @@ func (c *Core) Up(m Member, wire uint64) error {
 			p.met, p.needsSync = true, true
 		}
 		c.replace()
+		if soon := now.Add(keepAfter); !c.held.told && soon.Before(c.held.tellAt) {
+			c.held.tellAt = soon
+		}
 		p.compareSoon(c.o.Self.Start, now)
 		c.startRepairs(now)
 		c.sendOwed(p)
@@ -382,9 +390,10 @@ func (c *Core) Peers() (n int) {
 	return n
 }
 
-// HandedOver reports whether enough peers have all that this node has, as far as it knows; once it drains, all that
+// HandedOver reports whether enough peers have all that this node has, or all of it that the database lacks where they
+// cannot read that, as far as it knows; once it drains, all that
 // it had acknowledged before. In a region where not every node owns everything, only a node that drains has handed
-// over, when it holds nothing that is not safe with its owners.
+// over, when all it holds is safe with its owners.
 func (c *Core) HandedOver() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -397,15 +406,15 @@ func (c *Core) HandedOver() bool {
 			idle = false
 			continue
 		}
-		gives := c.gives(p)
-		if p.owns == allSlots && !p.needsSync && gives.empty() {
+		gives, lacking := c.gives(p), p.both.without(&p.covered)
+		if p.owns == allSlots && (!p.needsSync || lacking.empty()) && gives.empty() {
 			abreast++
 		}
 	}
 	if len(c.placement.sites) <= c.o.Replicas {
 		return abreast > c.o.Tolerate
 	}
-	return c.draining && idle && c.held.slots.empty()
+	return c.draining && idle && c.allSafe()
 }
 
 // Alive reports whether the process of a start id is this one, or a peer that can be counted on, or one of another

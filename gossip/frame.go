@@ -107,10 +107,10 @@ const (
 	kindFetched // n: the request; body: the payload of the whole cart, if m is 1
 
 	// Repair: n is the number of the session of who opened it. See repair.go.
-	kindRoot     // m: a hash over the digests of some slots; body: which, see encodeSlots
+	kindRoot     // m: a hash over the digests of some slots; body: which, and of which the sender is bare, see encodeSlots
 	kindEqual    // the answer to a root: nothing differs
 	kindLater    // the answer to a root: not now
-	kindDigests  // the answer to a root: body: slots of those, and their digests, see encodeDigests
+	kindDigests  // the answer to a root: body: slots of those, and digests, see encodeDigests
 	kindListing  // body: id and version of the carts from id on, in its slot; m tells of it, see listing
 	kindListed   // the answer to a listing: m tells of it, see listed; id: where the next one begins
 	kindVector   // an answer to a listing: body: the version vector of a cart
@@ -246,7 +246,7 @@ func (it *item) valid() bool {
 	case kindDigests:
 		return validDigests(it.body)
 	case kindListing:
-		return it.m <= listingMore|listingGiven && (it.m&listingMore == 0 || len(it.body) > 0) && validListing(it.id, it.body)
+		return it.m <= listingMore|listingGiven|listingUnsaved && (it.m&listingMore == 0 || len(it.body) > 0) && validListing(it.id, it.body)
 	case kindListed:
 		return it.m <= listedMore|listedFailed
 	case kindFinish, kindFinished, kindHolds:

@@ -8,6 +8,9 @@ import (
 // keepAfter is how long Carts are not told of slots that came or went, since more may do so.
 const keepAfter = 200 * time.Millisecond
 
+// meetFor is how long they are told of none while this node has met nobody: alone it would own all.
+const meetFor = 2 * time.Second
+
 // held are the slots that this node does not own and keeps all the same, since it may have something of them that
 // not all of their owners have.
 type held struct {
@@ -97,8 +100,12 @@ func (c *Core) gives(p *peer) slotSet {
 	return left.without(&p.given)
 }
 
-// release lets go the held slots that are safe with their owners. The mutex is held.
+// release lets go the held slots that are safe with their owners. A node that drains lets go none: what is safe
+// now has to be so when it is gone. The mutex is held.
 func (c *Core) release() {
+	if c.draining {
+		return
+	}
 	var safe slotSet
 	for slot := range c.held.slots.all() {
 		if c.safe(slot) {
@@ -118,9 +125,9 @@ func (c *Core) release() {
 func (p *peer) lacks(slot int) {
 	var one slotSet
 	one.add(slot)
-	p.given = p.given.without(&one)
+	p.given, p.covered = p.given.without(&one), p.covered.without(&one)
 	if p.own != nil {
-		p.own.gives = p.own.gives.without(&one)
+		p.own.gives, p.own.cover = p.own.gives.without(&one), p.own.cover.without(&one)
 	}
 }
 
@@ -138,6 +145,16 @@ func (c *Core) safe(slot int) bool {
 		}
 	}
 	return live > c.o.Tolerate
+}
+
+// allSafe reports whether that is so of all held slots. The mutex is held.
+func (c *Core) allSafe() bool {
+	for slot := range c.held.slots.all() {
+		if !c.safe(slot) {
+			return false
+		}
+	}
+	return true
 }
 
 // tell tells Carts what to keep: what that is when the job runs. The mutex is held.

@@ -202,7 +202,7 @@ func (n *Node) Start(ctx context.Context) (err error) {
 		}
 	}
 	self, _ := n.members.all()
-	n.core.SetSelf(self)
+	n.core.SetSelf(self, len(n.o.Join) > 0)
 	for _, pool := range n.pools() {
 		if err := pool.start(); err != nil {
 			return fmt.Errorf("gossip: %w", err)

@@ -99,6 +99,14 @@ func (w *words) EachVersion(from [16]byte, yield func(id [16]byte, version uint6
 	}
 }
 
+func (w *words) EachUnsaved(from [16]byte, yield func(id [16]byte, version uint64) bool) {
+	w.EachVersion(from, yield)
+}
+
+func (w *words) Unsaved(_ context.Context, id [16]byte) ([][]byte, error) {
+	return [][]byte{w.all(id)}, nil
+}
+
 func (w *words) Vector(_ context.Context, id [16]byte) ([]byte, bool, error) {
 	b := w.all(id)
 	return b, b != nil, nil

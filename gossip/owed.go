@@ -35,39 +35,40 @@ func (p *peer) roomForState() bool {
 // sendStates sends what is owed while there is room.
 func (c *Core) sendStates(ctx context.Context, p *peer) {
 	for {
-		id, some := c.nextOwed(p)
+		id, unsaved, some := c.nextOwed(p)
 		if !some {
 			return
 		}
-		payload, held, err := c.stateFor(ctx, p, id)
-
+		payloads, held, err := c.payloads(ctx, p, id, unsaved)
 		c.mu.Lock()
 		if p.own != nil {
 			p.own.word = c.o.Now()
 		}
-		if payload != nil && err == nil {
-			c.sendState(p, item{kind: kindState, id: id, body: payload}, held)
-		}
 		if err != nil {
 			c.needSync(p, "a cart for it cannot be loaded")
+			p.unloadable = true
+			payloads = nil
+		}
+		for _, payload := range payloads {
+			c.sendState(p, item{kind: kindState, id: id, body: payload}, held)
 		}
 		c.mu.Unlock()
 	}
 }
 
-// nextOwed returns a cart whose state is to be sent now. If there is none, the job is over. What
-// changes in the cart from here on is not owed, or owed again.
-func (c *Core) nextOwed(p *peer) (id [16]byte, some bool) {
+// nextOwed returns a cart whose state is to be sent now, or of it what the database lacks. If there is none, the job
+// is over. What changes in the cart from here on is not owed, or owed again.
+func (c *Core) nextOwed(p *peer) (id [16]byte, unsaved, some bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !p.up || p.owed.len() == 0 || !p.roomForState() {
 		p.sending = false
 		c.nextStep(p)
-		return id, false
+		return id, false, false
 	}
 	id = p.owed.pop()
 	delete(p.owing, id)
-	return id, true
+	return id, p.own != nil && p.own.unsaved.has(SlotOf(id)), true
 }
 
 // step has something done, in a job, when nothing is owed. The mutex is held.

@@ -40,6 +40,7 @@ func (c *Core) Receive(start uint64, frame []byte) error {
 	for _, slot := range p.reading.slots {
 		c.holdSlot(slot)
 	}
+	p.taking, p.covers = p.taking.without(&p.reading.untaken), p.covers.without(&p.reading.untaken)
 	if p.link != link {
 		c.mu.Unlock()
 		return errDown
@@ -163,7 +164,7 @@ func (c *Core) takeAck(p *peer, h *header) {
 // returns the items that are left to do.
 func (c *Core) takeItems(p *peer, r *reader) (todo []item, err error) {
 	p.reading.refusals = p.reading.refusals[:0]
-	p.reading.slots = p.reading.slots[:0]
+	p.reading.slots, p.reading.untaken = p.reading.slots[:0], slotSet{}
 	var it item
 	for index := 0; len(r.b) > 0; index++ {
 		if index == maxItems {
@@ -207,6 +208,9 @@ func (c *Core) takeItems(p *peer, r *reader) (todo []item, err error) {
 				p.reading.slots = append(p.reading.slots, SlotOf(it.id))
 			} else {
 				p.refuse(index, lacks)
+				if !lacks { // else the whole state comes
+					p.reading.untaken.add(SlotOf(it.id))
+				}
 			}
 		case kindMark:
 			c.o.Carts.Mark(p.start, it.id, it.body)

@@ -28,8 +28,9 @@ import (
 // hundred states under way, however many carts differ.
 //
 // A session is about the slots that both own, and those that the opener holds for the other. Of the latter only what
-// the opener has is compared, and nothing goes back. The other leaves out what it does not own, as far as it knows,
-// and what it cannot tell of yet; then neither takes the other for in sync, and the opener tries again.
+// the opener has is compared, and nothing goes back. The other leaves out what it does not own, as far as it knows;
+// then neither takes the other for in sync, and the opener tries again. So it is where one of the two cannot tell of
+// a slot: there the opener gives what the database lacks. See cover.go.
 //
 // The other remembers nothing of a session but its number and the slots that both own. The opener gives one up when
 // nothing is heard of it for a while, when the link goes down, or when its own outbox overflows; what comes of
@@ -48,8 +49,9 @@ const (
 
 // What a listing says beside.
 const (
-	listingMore  = 1 << iota // there are more carts in the slot
-	listingGiven             // the opener gives: it wants to hear of the listed carts only
+	listingMore    = 1 << iota // there are more carts in the slot
+	listingGiven               // the opener gives: it wants to hear of the listed carts only
+	listingUnsaved             // and these with what the database lacks: no vectors are wanted
 )
 
 // What the answer to a listing says beside.
@@ -68,7 +70,7 @@ type repair struct {
 
 	own      *session  // that this node opened; or nil
 	serving  uint64    // the session of the peer that began after needsSync was set last; or 0
-	compared slotSet   // slots that it is about, of those that both own
+	compared slotSet   // slots that it compares, of those that both own
 	served   time.Time // the last word of a session of the peer
 
 	// owed are carts whose state the peer is to get. A cart is in owing while it is there.
@@ -79,6 +81,10 @@ type repair struct {
 	steps    fifo[func(context.Context)] // to be done when nothing is owed
 	stepping bool                        // a job is at the last one
 
+	// unloadable is set when a session failed since a cart cannot be loaded: what is held for the peer is then given
+	// without that.
+	unloadable bool
+
 	queued int // bytes of items that wait for their job
 }
 
@@ -87,7 +93,10 @@ type session struct {
 	number  uint64
 	both    slotSet        // slots that it is about, and that both own
 	give    slotSet        // the others that it is about
-	gives   slotSet        // of these, those in which nothing has changed here since it began
+	gives   slotSet        // of these, those that are held and in which nothing has changed here since it began
+	bare    slotSet        // slots that this node does not know all of
+	unsaved slotSet        // those in which the peer gets only what the database lacks
+	cover   slotSet        // of these, those in which it has refused nothing
 	partial bool           // it leaves out slots that both own
 	todo    fifo[[16]byte] // where listings of slots that differ are to begin
 	open    int            // listings that were sent and not answered
@@ -122,6 +131,7 @@ func (c *Core) needSync(p *peer, why string) {
 	}
 	p.needsSync = needed
 	p.serving = 0
+	p.covered = slotSet{}
 	if p.own != nil {
 		p.own.failed = true
 	}
@@ -153,8 +163,9 @@ func (c *Core) startRepairs(now time.Time) {
 		if p.own != nil && now.Sub(p.own.word) > p.patience() {
 			c.close(p, now)
 		}
-		gives := c.gives(p)
-		if (p.needsSync || p.compare || !gives.empty() || c.compareAnyway(p, now)) && p.mayOpen(now) {
+		gives, uncovered := c.gives(p), c.uncovered(p)
+		due := p.needsSync || p.compare || !gives.empty() || !uncovered.empty() || c.compareAnyway(p, now)
+		if due && p.mayOpen(now) {
 			c.openSession(p, now)
 		}
 		if p.region != nil {
@@ -218,6 +229,8 @@ func (c *Core) complete(p *peer, now time.Time) {
 		return
 	}
 	p.given = p.given.or(&s.gives)
+	p.covered, p.covers = p.covered.or(&s.cover), p.covers.or(&s.both)
+	p.unloadable = false
 	c.release()
 	if s.partial {
 		p.compare = true
@@ -318,58 +331,77 @@ func (c *Core) takeWord(p *peer, it *item) {
 // sendRoot opens a session about what is known here.
 func (c *Core) sendRoot(p *peer, s *session) {
 	seeded := slotSet(c.o.Carts.Seeded())
-	about := c.choose(p, s, &seeded)
-	if about.empty() {
+	about, some := c.choose(p, s, &seeded)
+	if !some {
 		return
 	}
 	hash := root(c.o.Carts.Digests(), &about)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if p.own == s {
-		c.ask(p, item{kind: kindRoot, n: s.number, m: hash, body: encodeSlots(&s.both, &s.give)})
+		c.ask(p, item{kind: kindRoot, n: s.number, m: hash, body: encodeSlots(&s.both, &s.give, &s.bare)})
 	}
 }
 
-// choose finds out which slots a session is about. If there are none, it is over. What changes in a slot from here on
-// is not given by it.
-func (c *Core) choose(p *peer, s *session, seeded *slotSet) (about slotSet) {
+// choose finds out which slots a session is about. If there are none, and none that this node is bare of, it is over.
+// What changes in a slot from here on is not given by it.
+func (c *Core) choose(p *peer, s *session, seeded *slotSet) (about slotSet, some bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if p.own != s {
-		return slotSet{}
+		return slotSet{}, false
 	}
-	s.both, s.give = p.both.and(seeded), c.gives(p)
+	if p.region == nil { // each region reads its own database
+		s.bare = p.both.without(seeded)
+	}
+	s.both = p.both.and(seeded)
+	s.gives = c.gives(p)
+	bare := s.bare.or(&p.bare)
+	p.covered = p.covered.and(&bare)
+	uncovered, lacking := c.uncovered(p), s.bare.without(&p.covered)
+	s.give = s.gives.or(&uncovered)
+	s.give = s.give.or(&lacking)
+	s.both = s.both.without(&s.give)
 	s.partial = s.both != p.both
-	s.gives = s.give
 	about = s.both.or(&s.give)
-	if about.empty() {
+	if about.empty() && s.bare.empty() {
 		c.close(p, c.o.Now())
+		return about, false
 	}
-	return about
+	return about, true
 }
 
 // answerRoot answers the opening of a session. Of two that are opened from both sides, the one of the
 // smaller start id goes on, and the other side opens its own again after that, if it still needs one.
 func (c *Core) answerRoot(p *peer, it *item) {
 	seeded := slotSet(c.o.Carts.Seeded())
-	both, give := decodeSlots(it.body)
-	about := both.or(&give)
+	both, give, bare := decodeSlots(it.body)
+	own := allSlots
+	if p.region != nil {
+		give, bare, own = slotSet{}, slotSet{}, seeded
+	}
+	about, asked := both.or(&give), both.or(&bare)
 	c.mu.Lock()
-	both = both.and(&seeded)
-	taken := both.or(&give)
-	taken = taken.and(&c.placement.own)
-	if taken.empty() || p.own != nil && c.o.Self.Start < p.start {
+	p.hearBare(&asked, &bare)
+	own = own.and(&c.placement.own)
+	takes := about.and(&own)
+	if takes.empty() || p.own != nil && c.o.Self.Start < p.start {
+		if uncovered := c.uncovered(p); !uncovered.empty() {
+			p.repairAt = c.o.Now()
+		}
 		c.ask(p, item{kind: kindLater, n: it.n})
 		c.mu.Unlock()
 		return
 	}
 	p.own = nil
 	p.serving, p.served = it.n, c.o.Now()
-	p.compared = taken.and(&both)
+	compared := takes.and(&seeded)
+	compared = compared.without(&bare)
+	p.compared, p.taking = compared.and(&both), takes
 	c.mu.Unlock()
 
 	digests := c.o.Carts.Digests()
-	equal := taken == about && root(digests, &taken) == it.m
+	equal := compared == about && root(digests, &compared) == it.m
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -378,7 +410,8 @@ func (c *Core) answerRoot(p *peer, it *item) {
 		c.ask(p, item{kind: kindEqual, n: it.n})
 		return
 	}
-	c.ask(p, item{kind: kindDigests, n: it.n, body: encodeDigests(digests, &taken)})
+	taken := takes.without(&compared)
+	c.ask(p, item{kind: kindDigests, n: it.n, body: encodeDigests(digests, &compared, &taken)})
 }
 
 // endServing ends the session of a peer, when both have what differed. The mutex is held.
@@ -387,6 +420,7 @@ func (c *Core) endServing(p *peer, number uint64) {
 		return
 	}
 	p.serving = 0
+	p.covers = p.covers.or(&p.taking)
 	if rest := p.both.without(&p.compared); rest.empty() {
 		c.inSync(p)
 	}
@@ -401,12 +435,15 @@ func (c *Core) takeDigests(p *peer, it *item) {
 	if s == nil {
 		return
 	}
-	taken, theirs := decodeDigests(it.body)
-	if left := s.both.without(&taken); !left.empty() {
+	compared, taken, theirs := decodeDigests(it.body)
+	if p.region != nil {
+		taken = slotSet{}
+	}
+	if left := s.both.without(&compared); !left.empty() {
 		s.partial = true
 	}
-	s.gives = s.gives.and(&taken)
-	for slot := range taken.all() {
+	c.takeBare(p, s, &compared, &taken)
+	for slot := range compared.all() {
 		differ := ours[slot] != binary.BigEndian.Uint64(theirs)
 		theirs = theirs[digestSize:]
 		if differ && (s.both.has(slot) || s.give.has(slot) && ours[slot] != 0) {
@@ -429,12 +466,14 @@ func (c *Core) sendListings(p *peer, s *session) {
 			break
 		}
 		listing := item{kind: kindListing, id: from, n: s.number}
-		versions := c.versions(from, maxListing+1)
+		versions := c.versionsFor(s, from, maxListing+1)
 		if len(versions) > maxListing {
 			versions, listing.m = versions[:maxListing], listingMore
 		}
-		if s.give.has(SlotOf(from)) {
-			listing.m |= listingGiven
+		listing.m |= s.mode(SlotOf(from))
+		if len(versions) == 0 && listing.m&listingUnsaved != 0 {
+			c.skipListing(s)
+			continue
 		}
 		listing.body = encodeListing(versions)
 		size += len(listing.body)
@@ -461,6 +500,13 @@ func (c *Core) nextListing(p *peer, s *session) (from [16]byte, some bool) {
 	s.open++
 	s.word = c.o.Now()
 	return s.todo.pop(), true
+}
+
+// skipListing takes back a listing that would be empty.
+func (c *Core) skipListing(s *session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.open--
 }
 
 // answerListing says of each cart that differs what is here, or that it is wanted.
@@ -492,6 +538,7 @@ func (c *Core) answerListing(ctx context.Context, p *peer, it *item) {
 	}
 	answer := make([]item, 0, len(differ)+1)
 	for _, d := range differ {
+		d.here = d.here && it.m&listingUnsaved == 0
 		about, err := c.about(ctx, d)
 		if err != nil {
 			reply.m |= listedFailed
@@ -526,7 +573,7 @@ func (c *Core) takeVector(ctx context.Context, p *peer, it *item) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil && p.own != nil {
-		p.own.failed = true
+		p.own.failed, p.unloadable = true, true
 	}
 	if ahead && err == nil {
 		c.owe(p, it.id)
@@ -539,7 +586,7 @@ func (c *Core) takeVector(ctx context.Context, p *peer, it *item) {
 // takeListed takes the end of the answer to a listing. The mutex is held.
 func (c *Core) takeListed(p *peer, s *session, it *item) {
 	if it.m&listedFailed != 0 {
-		s.failed = true
+		s.failed, p.unloadable = true, true
 	}
 	if it.m&listedMore != 0 {
 		s.todo.push(it.id)

@@ -172,11 +172,12 @@ func TestRepairOfASlotWithMoreCartsThanAListing(t *testing.T) {
 	}
 }
 
-func TestUnseededNodeIsLeftOut(t *testing.T) {
+func TestUnseededNodeIsNotCompared(t *testing.T) {
 	for _, unseeded := range []int{0, 1} {
 		s := newScene(t, 2)
 		s.actors[unseeded].carts.seeded = false
 		s.actors[1-unseeded].fill(0, 10)
+		s.actors[1-unseeded].carts.save(0, 10)
 		s.connect()
 		s.run(5 * time.Second)
 		for _, a := range s.actors {

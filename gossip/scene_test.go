@@ -339,10 +339,11 @@ type eventCarts struct {
 	carts  map[[16]byte]vector
 	slots  [Slots][][16]byte // their ids, in order
 	seeded bool
+	stored map[[16]byte]bool // carts of which the database lacks nothing
 
 	refuse    func(id [16]byte) bool // payloads that are refused
 	broken    bool                   // nothing can be loaded
-	stateless bool                   // no state can be loaded
+	stateless bool                   // no payload can be made of a cart
 	tolerant  bool                   // payloads and vectors that are not from a test are taken
 	marks     []string
 	lost      []uint64
@@ -507,6 +508,32 @@ func (c *eventCarts) EachVersion(from [16]byte, yield func(id [16]byte, version 
 }
 
 func compareIDs(a, b [16]byte) int { return bytes.Compare(a[:], b[:]) }
+
+// EachUnsaved is EachVersion: nothing is stored but what a test says.
+func (c *eventCarts) EachUnsaved(from [16]byte, yield func(id [16]byte, version uint64) bool) {
+	c.EachVersion(from, func(id [16]byte, version uint64) bool { return c.stored[id] || yield(id, version) })
+}
+
+// Unsaved loads nothing, so it does not mind what is broken.
+func (c *eventCarts) Unsaved(_ context.Context, id [16]byte) (payloads [][]byte, err error) {
+	if c.stateless {
+		return nil, errBroken
+	}
+	if v, known := c.carts[id]; known && !c.stored[id] {
+		payloads = [][]byte{append(v.encode(), padding...)}
+	}
+	return payloads, nil
+}
+
+// save has the database take carts from..to-1.
+func (c *eventCarts) save(from, to int) {
+	if c.stored == nil {
+		c.stored = make(map[[16]byte]bool)
+	}
+	for n := from; n < to; n++ {
+		c.stored[cartID(n)] = true
+	}
+}
 
 // put sets a cart.
 func (c *eventCarts) put(id [16]byte, v vector) {

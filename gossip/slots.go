@@ -84,53 +84,57 @@ func decodeSlotSet(b []byte) (s slotSet) {
 	return s
 }
 
-// encodeSlots returns the body of a root: the slots that both own, and those that are given. It is empty where that
-// is all and none.
-func encodeSlots(both, give *slotSet) []byte {
-	if *both == allSlots && give.empty() {
+// encodeSlots returns the body of a root: the slots that both own, those that are given, and those that the opener is
+// bare of. It is empty where that is all, none and none.
+func encodeSlots(both, give, bare *slotSet) []byte {
+	if *both == allSlots && give.empty() && bare.empty() {
 		return nil
 	}
-	return give.append(both.append(make([]byte, 0, 2*slotsSize)))
+	return bare.append(give.append(both.append(make([]byte, 0, 3*slotsSize))))
 }
 
-func decodeSlots(b []byte) (both, give slotSet) {
+func decodeSlots(b []byte) (both, give, bare slotSet) {
 	if len(b) == 0 {
-		return allSlots, slotSet{}
+		return allSlots, slotSet{}, slotSet{}
 	}
-	return decodeSlotSet(b), decodeSlotSet(b[slotsSize:])
+	return decodeSlotSet(b), decodeSlotSet(b[slotsSize:]), decodeSlotSet(b[2*slotsSize:])
 }
 
-// validSlots reports whether b is the body of a root. It names a slot, and none twice.
+// validSlots reports whether b is the body of a root. It names a slot, and none twice but those that are given by who
+// is bare of them.
 func validSlots(b []byte) bool {
 	if len(b) == 0 {
 		return true
 	}
-	if len(b) != 2*slotsSize {
+	if len(b) != 3*slotsSize {
 		return false
 	}
-	both, give := decodeSlots(b)
-	about, twice := both.or(&give), both.and(&give)
+	both, give, bare := decodeSlots(b)
+	others := give.or(&bare)
+	about, twice := both.or(&others), both.and(&others)
 	return !about.empty() && twice.empty()
 }
 
-// encodeDigests returns the body of the answer to a root: slots, and the digest of each.
-func encodeDigests(digests *[Slots]uint64, slots *slotSet) []byte {
-	b := slots.append(make([]byte, 0, slotsSize+digestSize*slots.len()))
-	for slot := range slots.all() {
+// encodeDigests returns the body of the answer to a root: the slots that are compared, those that are taken without
+// that since one of the two is bare of them, and the digest of each slot that is compared.
+func encodeDigests(digests *[Slots]uint64, compared, taken *slotSet) []byte {
+	b := make([]byte, 0, 2*slotsSize+digestSize*compared.len())
+	b = taken.append(compared.append(b))
+	for slot := range compared.all() {
 		b = binary.BigEndian.AppendUint64(b, digests[slot])
 	}
 	return b
 }
 
-// decodeDigests returns the slots and the encoded digests, one after the other.
-func decodeDigests(b []byte) (slots slotSet, digests []byte) {
-	return decodeSlotSet(b), b[slotsSize:]
+// decodeDigests returns both sets of slots, and the encoded digests, one after the other.
+func decodeDigests(b []byte) (compared, taken slotSet, digests []byte) {
+	return decodeSlotSet(b), decodeSlotSet(b[slotsSize:]), b[2*slotsSize:]
 }
 
 func validDigests(b []byte) bool {
-	if len(b) < slotsSize {
+	if len(b) < 2*slotsSize {
 		return false
 	}
-	slots, digests := decodeDigests(b)
-	return len(digests) == digestSize*slots.len()
+	compared, _, digests := decodeDigests(b)
+	return len(digests) == digestSize*compared.len()
 }

@@ -202,8 +202,8 @@ func BenchmarkSeeding(b *testing.B) {
 			for b.Loop() {
 				service := cart.New(cart.Options{Store: lasting{s}, Shared: true, Replicator: alone{}, Placed: true})
 				service.Keep(own, [64]uint64{})
-				for !service.Indexed() {
-					time.Sleep(100 * time.Microsecond)
+				for again := time.Tick(100 * time.Microsecond); !service.Indexed(); {
+					<-again
 				}
 				if err := service.Close(b.Context()); err != nil {
 					b.Fatal(err)

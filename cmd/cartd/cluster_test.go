@@ -99,7 +99,7 @@ func (c *cluster) node(i int) *clusterNode {
 }
 
 // status reads /debug/cluster.
-func (n *clusterNode) status() (z status) {
+func (n *process) status() (z status) {
 	n.t.Helper()
 	response, err := http.Get(n.admin + "/debug/cluster")
 	if err != nil {

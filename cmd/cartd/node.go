@@ -27,10 +27,12 @@ const (
 	maxHeaderBytes    = 32 << 10
 	// stopTimeout bounds how long a stop waits for requests in flight, and then for the store.
 	stopTimeout = 15 * time.Second
-	// flushTimeout bounds how long it waits for the database while others hold what that lacks.
-	flushTimeout = 5 * time.Second
-	leftTimeout  = time.Second // after that
-	// joinTimeout bounds how long a node is not ready because it may lack what other nodes have.
+	// flushTimeout bounds how long it waits for the database, or for enough others to hold what that lacks.
+	flushTimeout = time.Minute
+	flushWarn    = 5 * time.Second // when it says so
+	leftTimeout  = time.Second     // for the rest, after that
+	// joinTimeout bounds how long a node is not ready because it may lack what other nodes have. While the database
+	// cannot be read it bounds only how long it waits for those that it has no link with.
 	joinTimeout = 10 * time.Second
 	meetTimeout = 2 * time.Second // of that, because it has not met any
 	joinTick    = 20 * time.Millisecond
@@ -169,7 +171,7 @@ func (n *node) startService(ctx context.Context) error {
 		return err
 	}
 	n.onStop(stopTimeout, n.region.Stop)
-	n.onStop(stopTimeout, n.flush)
+	n.onStop(flushTimeout, n.flush)
 	return nil
 }
 
@@ -207,33 +209,36 @@ func (n *node) apiAddr() string {
 }
 
 // join makes the node an active one as soon as it has met another one, if it knows of any, and has what that
-// has, as far as the database can be read, and what other regions have that can be reached. What it does not find out
-// in time, repair finds later.
+// has: while the database cannot be read, of it what the database lacks. So it is with the regions that can be reached.
+// What it does not find out in time, repair finds later.
 func (n *node) join(ctx context.Context) {
-	over, cancel := context.WithTimeout(ctx, joinTimeout)
-	defer cancel()
 	ticker := time.NewTicker(joinTick)
 	defer ticker.Stop()
-	core := n.region.Core()
-	alone := time.Now().Add(meetTimeout)
-	for over.Err() == nil {
-		met := len(n.config.cluster.join) == 0 || core.Peers() > 0 || time.Now().After(alone)
-		abroad := len(n.config.cluster.joinWAN) == 0 || core.Peers() == 0 || core.Abroad() > 0 || time.Now().After(alone)
-		synced := core.Synced() && abroad && core.SyncedAbroad()
-		if met && (n.service.Indexed() && synced || n.unreachable() != nil) {
-			break
-		}
+	began := time.Now()
+	for !n.mayBeActive(time.Since(began)) {
 		select {
 		case <-ticker.C:
-		case <-over.Done():
+		case <-ctx.Done():
+			return
 		}
-	}
-	if ctx.Err() != nil {
-		return
 	}
 	n.joining.Store(false)
 	n.region.SetState(gossip.Active)
+	core := n.region.Core()
 	n.log.Info("active", "linked", core.Peers(), "indexed", n.service.Indexed(), "synced", core.Synced())
+}
+
+// mayBeActive reports whether a node that has waited for so long may be counted on by others.
+func (n *node) mayBeActive(waited time.Duration) bool {
+	core := n.region.Core()
+	met := len(n.config.cluster.join) == 0 || core.Peers() > 0 || waited > meetTimeout
+	late := waited > joinTimeout
+	if n.unreachable() != nil {
+		linked, away := core.Uncovered()
+		return met && linked == 0 && (away == 0 || late)
+	}
+	abroad := len(n.config.cluster.joinWAN) == 0 || core.Peers() == 0 || core.Abroad() > 0 || waited > meetTimeout
+	return met && abroad && n.service.Indexed() && core.Synced() && core.SyncedAbroad() || late
 }
 
 // drain tells the other nodes that this one is about to leave, so that none counts on what it holds, and goes on
@@ -257,10 +262,14 @@ func (n *node) closing(next http.Handler) http.Handler {
 	})
 }
 
-// flush saves what the nodes of the region hold and the database lacks, or leaves it to the other nodes.
+// flush saves what the nodes of the region hold and the database lacks, or leaves it to the other nodes: as soon as
+// enough of them have it. Until then it keeps it for them.
 func (n *node) flush(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
-	defer cancel()
+	late := time.AfterFunc(flushWarn, func() {
+		n.log.Warn("the database lacks writes, and too few other nodes hold them: the node goes on holding them, for a minute",
+			"database", n.unreachable())
+	})
+	defer late.Stop()
 	err := n.service.Flush(ctx)
 	switch {
 	case err == nil:

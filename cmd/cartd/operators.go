@@ -266,19 +266,25 @@ func (g group) lines(asked int) []string {
 }
 
 func writeNodes(w io.Writer, up []reading) {
-	t := newTable(w, "NODE", "ZONE", "STATE", "READY", "LINKED", "NEEDED", "STORE", "CARTS", "UNSAVED", "OLDEST", "IN DOUBT")
+	t := newTable(w, "NODE", "ZONE", "STATE", "READY", "LINKED", "NEEDED", "SLOTS", "STORE", "CARTS", "UNSAVED", "OLDEST", "IN DOUBT")
 	for _, r := range up {
 		z := r.status
 		name, zone, state := r.address, "", "alone"
 		if z.Node != nil {
 			name, zone, state = shortName(z.Node.Name), z.Node.Zone, z.Node.State
 		}
-		row := []string{name, zone, state, "no", "", ""}
+		row := []string{name, zone, state, "no", "", "", ""}
 		if z.Ready {
 			row[3] = "yes"
 		}
 		if z.Node != nil {
 			row[4], row[5] = strconv.Itoa(z.Linked), strconv.Itoa(z.Needed)
+		}
+		if p := z.Slots; p != nil {
+			row[6] = strconv.Itoa(p.Own)
+			if p.Held > 0 {
+				row[6] += fmt.Sprintf("+%d", p.Held)
+			}
 		}
 		if c, s := z.Carts, z.Store; c != nil && s != nil {
 			row = append(row, s.state(), strconv.FormatInt(c.Resident, 10), strconv.Itoa(c.Unsaved),

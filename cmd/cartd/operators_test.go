@@ -136,6 +136,10 @@ func TestJudge(t *testing.T) {
 			"a key file that cannot be read", func(z *status) { z.KeyFile = &keyFileStatus{LastError: "line 2 is no key"} }, atRisk,
 			"key file: line 2 is no key; the node goes on with the keys that it had, and would not start again",
 		},
+		{
+			"short of owners", func(z *status) { z.Slots = &slotsStatus{Sites: 9, Own: 1365, UnderReplicated: 12} }, atRisk,
+			"slots: with fewer than 2 live owners: 12; their writes go to other nodes, or the database",
+		},
 		{"refusals", func(z *status) {
 			z.Refused.Network = map[string]uint64{"link-certificate": 3, "gossip-key": 7}
 			z.Refused.NetworkLast = z.Time.Add(-time.Minute)

@@ -40,6 +40,85 @@ func TestRollingRestart(t *testing.T) {
 	t.Logf("all files %d times", <-replayed)
 }
 
+// TestRestartsDuringAnOutage: while the database is away writes are acknowledged, and then one node after the other is
+// stopped, or killed, and another takes its place, each only when the one before is ready. When the database is back,
+// nothing is lost.
+func TestRestartsDuringAnOutage(t *testing.T) {
+	build(t)
+	for _, test := range []struct {
+		name    string
+		restart func(*rolling, int)
+	}{{"stopped", (*rolling).restart}, {"killed", (*rolling).replace}} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRolling(t)
+			units := make(map[string]int64)
+			for i := range 60 {
+				units[r.nodes[i%3].create(1)] = 1
+			}
+			await(t, "all is saved", func() bool {
+				for _, n := range r.nodes {
+					if n.status().Carts.Unsaved > 0 {
+						return false
+					}
+				}
+				return true
+			})
+			r.database.Kill(t)
+			await(t, "the nodes know", func() bool {
+				for _, n := range r.nodes {
+					if n.status().Store.Reachable {
+						return false
+					}
+				}
+				return true
+			})
+			i := 0
+			for path := range units {
+				if i++; i <= 20 { // what they build on, only the database has in the end
+					r.add(i%3, path)
+					units[path]++
+				}
+			}
+			for i := range 20 {
+				units[r.nodes[i%3].create(1)] = 1
+			}
+			for i := range r.nodes {
+				test.restart(r, i)
+			}
+			path := r.nodes[0].create(1) // with newcomers alone
+			r.add(1, path)
+			units[path] = 2
+			r.database.Restart(t)
+			for i := range r.nodes {
+				for path, want := range units {
+					await(t, "the node shows what was acknowledged", func() bool {
+						a := r.nodes[i].must("GET", path, "")
+						return a.status == http.StatusOK && a.cart.TotalQuantity == want
+					})
+				}
+			}
+			for i := range r.nodes {
+				r.end(i)
+			}
+			fresh := startOn(t, "--database-url", r.database.URL)
+			for path, want := range units {
+				if a := fresh.must("GET", path, ""); a.status != http.StatusOK || a.cart.TotalQuantity != want {
+					t.Errorf("the database has %d %s, not %d units", a.status, a.body, want)
+				}
+			}
+		})
+	}
+}
+
+// add adds a unit to a cart, at a node.
+func (r *rolling) add(i int, path string) {
+	r.t.Helper()
+	if a := r.nodes[i].must("POST", path+"/line-items", `{"sku":"TEE-RED"}`); a.status != http.StatusOK {
+		r.t.Fatalf("add: %d %s", a.status, a.body)
+	}
+}
+
 // days returns the files of the shop's days.
 func days(t *testing.T) []string {
 	dir := os.Getenv("SHARED_DIR")
@@ -56,19 +135,19 @@ func days(t *testing.T) []string {
 
 // rolling is three nodes on a database, each with addresses of its own that it keeps over a restart.
 type rolling struct {
-	t     *testing.T
-	args  [][]string
-	apis  []string
-	nodes []*process
+	t        *testing.T
+	database *pgtest.Server
+	args     [][]string
+	apis     []string
+	nodes    []*process
 }
 
 func newRolling(t *testing.T) *rolling {
-	r := &rolling{t: t}
+	r := &rolling{t: t, database: pgtest.Start(t)}
 	key := filepath.Join(t.TempDir(), "key")
 	if err := os.WriteFile(key, []byte(gossip.GenerateKey().Text()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	url := pgtest.Start(t).URL
 	const size = 3
 	var gossipAt []string
 	for range size {
@@ -76,7 +155,7 @@ func newRolling(t *testing.T) *rolling {
 	}
 	for i := range size {
 		r.args = append(r.args, []string{
-			"serve", "--dev", "--database-url", url, "--cluster-key-file", key, "--join", strings.Join(gossipAt, ","),
+			"serve", "--dev", "--database-url", r.database.URL, "--cluster-key-file", key, "--join", strings.Join(gossipAt, ","),
 			"--listen", freeAddress(t), "--admin-listen", freeAddress(t), "--gossip-listen", gossipAt[i], "--link-listen", freeAddress(t),
 		})
 		r.nodes = append(r.nodes, r.launch(i))
@@ -128,9 +207,27 @@ func (r *rolling) replay(files []string) bool {
 // restart stops a node and starts it again. It returns when the node is ready.
 func (r *rolling) restart(i int) {
 	r.t.Helper()
+	r.end(i)
+	r.start(i)
+}
+
+// replace kills a node and starts it again. It returns when the node is ready.
+func (r *rolling) replace(i int) {
+	r.t.Helper()
+	r.nodes[i].kill()
+	r.start(i)
+}
+
+// end stops a node in good order.
+func (r *rolling) end(i int) {
+	r.t.Helper()
 	if code := r.nodes[i].terminate(); code != 0 {
 		r.t.Errorf("exit code %d:\n%s", code, r.nodes[i].output())
 	}
+}
+
+func (r *rolling) start(i int) {
+	r.t.Helper()
 	r.nodes[i] = r.launch(i)
 	await(r.t, "the node is ready", func() bool { return r.nodes[i].readyStatus() == http.StatusOK })
 }

@@ -26,6 +26,7 @@ type status struct {
 	Needed   int             `json:"needed"`         // of those, for a write to be acknowledged without the database
 	Counters gossip.Counters `json:"counters"`       // of all links since the start
 	Clock    clockStatus     `json:"clock"`
+	Slots    *slotsStatus    `json:"slots,omitempty"`
 	Forwards forwardsStatus  `json:"forwards"`
 	Refused  refusedStatus   `json:"refused"`
 	KeyFile  *keyFileStatus  `json:"key_file,omitempty"` // where the keys are from one
@@ -103,6 +104,16 @@ type linkStatus struct {
 type clockStatus struct {
 	Offset float64 `json:"offset_seconds"` // of the others' clocks, their median
 	Bad    bool    `json:"bad"`            // most of them are more than a minute off
+}
+
+// slotsStatus is how the slots that carts are in are placed, as far as this node knows.
+type slotsStatus struct {
+	Sites           int    `json:"sites"`            // addresses whose nodes own slots, those lost a moment ago included
+	Own             int    `json:"own"`              // slots that this node owns
+	Held            int    `json:"held"`             // that it keeps until their owners have what it has of them
+	UnderReplicated int    `json:"under_replicated"` // with so few live owners that writes need another node, or the database
+	Gained          uint64 `json:"gained"`           // that it came to own, since the start
+	Lost            uint64 `json:"lost"`             // that it ceased to own, since the start
 }
 
 // forwardsStatus counts requests for carts, since the start.
@@ -277,6 +288,7 @@ func (z *status) cluster(s gossip.NodeStatus, needed int) {
 	z.Refused.Network, z.Refused.NetworkLast = s.Refused, s.RefusedAt
 	z.Counters = s.Core.Counters
 	p := s.Core.Placement
+	z.Slots = &slotsStatus{p.Sites, p.Own, p.Held, p.Short, p.Gained, p.Lost}
 	z.Forwards.Forwarded, z.Forwards.TakenOver, z.Forwards.Unheeded = p.Forwarded, p.TakenOver, p.Unheeded
 }
 

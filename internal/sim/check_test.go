@@ -259,7 +259,7 @@ func (c *checker) held(s *subject, what extent, name string) {
 	}
 }
 
-// heldBy returns what fewer than so many live processes hold, and the database does not.
+// heldBy returns what fewer than so many live processes hold that have not said goodbye, and the database does not.
 func (c *checker) heldBy(s *subject, what extent, need int) (missing set, lacking bool) {
 	w := c.world
 	database, err := w.database.holds(s)
@@ -275,6 +275,9 @@ func (c *checker) heldBy(s *subject, what extent, need int) (missing set, lackin
 	}
 	holders, erased := map[int]int{}, 0
 	for _, n := range w.live() {
+		if n.left {
+			continue
+		}
 		e, err := n.holds(s)
 		if err != nil {
 			w.fail("unique-dots", "%s at %s: %v", s.label, n.name(), err)
@@ -297,8 +300,8 @@ func (c *checker) heldBy(s *subject, what extent, need int) (missing set, lackin
 	return short, erased < need
 }
 
-// settle forgets the deaths whose consequences are over: nothing that the dead sent is under way, and
-// everything that anybody has is held as safely as if they were alive.
+// settle forgets the deaths whose consequences are over: nothing that the dead sent is under way, and either
+// everything that anybody has is held as safely as if they were alive, or an operator would take them for replaced.
 func (c *checker) settle() {
 	w := c.world
 	if len(w.exposed) == 0 {
@@ -311,6 +314,11 @@ func (c *checker) settle() {
 				return
 			}
 		}
+	}
+	if w.whole() && !slices.ContainsFunc(w.exposed, func(dead *node) bool { return !dead.machine.process.complete }) {
+		w.count["replaced"]++
+		w.exposed = nil
+		return
 	}
 	for _, s := range c.subjects {
 		known := extent{}
@@ -366,15 +374,17 @@ func (c *checker) look() {
 	}
 }
 
-// differences tells what keeps the owners of each cart from knowing what is known anywhere, or "". Events that
-// build on others which died with their author, unacknowledged, are not looked for.
-func (c *checker) differences() string {
+// differences tells what keeps the owners of each cart from knowing what any process knows, or the database, or "".
+// Events that build on others which died with their author, unacknowledged, are not looked for.
+func (c *checker) differences(stored bool) string {
 	w := c.world
 	live := w.live()
 	for _, s := range c.subjects {
 		var all sight
 		database := w.database.sight(s.id)
-		all.join(database)
+		if stored {
+			all.join(database)
+		}
 		kept := make([]sight, len(live))
 		for i, n := range live {
 			memory := n.memory(s.id)

@@ -15,7 +15,7 @@ var kinds = []string{
 	"crashes", "drains", "handovers", "evictions", "forgotten",
 	"joins", "leaves", "machines lost", "moved", "held", "released", "forwards", "unanswered", "take-overs",
 	"halves", "one way", "ring", "isolated", "flickers", "resets", "stalls",
-	"outages", "hangs", "unsure", "loads", "stale", "gaps", "commits", "gone back",
+	"outages", "restarts of all", "newcomers in an outage", "replaced", "hangs", "unsure", "loads", "stale", "gaps", "commits", "gone back",
 	"links", "frames", "lost", "duplicated", "reordered",
 }
 

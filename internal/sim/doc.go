@@ -10,7 +10,7 @@
 //   - The nodes boot, find each other, and become active when they have what the others have.
 //   - Sessions of shoppers work at a few carts, at any node, echo Cart-Context or do not, and repeat what
 //     was not acknowledged, while faults come and go: partitions, resets, crashes with loss of memory,
-//     drains, outages of the database. In a third of the runs nodes join, up to nine, warm up, and leave again, or
+//     drains, outages of the database, in some of which all processes restart one after the other. In a third of the runs nodes join, up to nine, warm up, and leave again, or
 //     their machine is lost for good: a cart has three owners, so that slots move.
 //   - Everything is healed. Then the rejoin loop has its period to bring the nodes together, all have to agree
 //     on who owns what, and five seconds after that the replicas of the owners have to be equal. Who
@@ -49,7 +49,8 @@
 //   - liveness: every request is answered in time, and a healed region takes writes at every node.
 //
 // What the simulation may do to the nodes is bounded by the promise: no more processes die than are
-// tolerated, until what they held is held elsewhere again.
+// tolerated, until what they held is held elsewhere again, or those that took their places are active and say that
+// they have it.
 //
 // # Running it
 //

@@ -26,6 +26,7 @@ var faults = []fault{
 	{6, (*world).slow},
 	{6, (*world).stall},
 	{6, (*world).goBack},
+	{20, (*world).restartAll},
 }
 
 // disturb begins one fault.
@@ -104,9 +105,7 @@ func (w *world) resize() {
 // leave stops the process of a machine in good order, for good.
 func (w *world) leave(m *machine) {
 	w.stop(m.process)
-	if m.used = !m.process.dead; !m.used {
-		w.count["leaves"]++
-	}
+	w.count["leaves"]++
 }
 
 // last sleeps for a time between two bounds, or until everything is to be put right.
@@ -211,6 +210,67 @@ func (w *world) mayCrash() bool {
 	return len(w.exposed) < w.plan.tolerate && w.check.cameBack()
 }
 
+// whole reports whether all is as an operator waits for before the next process is stopped: each machine that is used
+// has one that is active, and all are linked and know of nothing that others hold and they lack.
+func (w *world) whole() bool {
+	return w.complete() && w.linked() && !slices.ContainsFunc(w.live(), func(n *node) bool {
+		linked, away := n.core.Uncovered()
+		return n.heard[n.member.Start].state != gossip.Active || linked > 0 || away > 0
+	})
+}
+
+// restartIn is how long restartAll waits for a process before it brings the database back.
+const restartIn = 15 * time.Second
+
+// restartAll takes the database away while one process after the other dies, or is stopped, and another takes its
+// place: the next one only when the region is whole again.
+func (w *world) restartAll() {
+	d := w.database
+	if !w.plan.shared || w.plan.most > w.plan.nodes || w.parted {
+		return
+	}
+	w.parted = true
+	defer func() { w.parted = false }()
+	ready := func() bool { return w.whole() && w.mayCrash() }
+	if !w.until(restartIn, ready) || d.down || d.hung || isClosed(w.healing) {
+		return
+	}
+	w.count["restarts of all"]++
+	w.trace("%s is down, and all processes restart", d.name)
+	d.down, d.changed = true, w.now
+	for _, m := range w.machines {
+		if !w.until(restartIn, ready) || isClosed(w.healing) || !w.restart(m) {
+			break
+		}
+	}
+	if d.down {
+		d.down, d.changed = false, w.now
+		w.trace("%s is up", d.name)
+	}
+}
+
+// restart has the process of a machine die, or end in good order, and another one take its place. It reports whether
+// that goes without the database, which it brings back if not.
+func (w *world) restart(m *machine) bool {
+	n, d := m.process, w.database
+	if w.rand.IntN(2) == 0 {
+		n.crash()
+		w.sleep(soonAfterDeath, nil)
+	} else {
+		w.fault(func(w *world) { w.stop(n) })
+		if !w.until(restartIn, func() bool { return n.dead }) {
+			d.down, d.changed = false, w.now
+			w.trace("%s is up, for %s cannot leave", d.name, n.name())
+			w.until(flushTimeout, func() bool { return n.dead })
+		}
+	}
+	w.last(0, time.Second)
+	if m.process == n {
+		w.boot(m)
+	}
+	return d.down
+}
+
 // crash kills a process and has another one take its place, unless the machine is lost for good.
 func (w *world) crash() {
 	n := w.anyNode()
@@ -235,16 +295,14 @@ func (w *world) drainOne() {
 	if n == nil || !w.complete() || !w.plan.shared || !w.check.cameBack() {
 		return
 	}
-	if w.stop(n); !n.dead {
-		return
-	}
+	w.stop(n)
 	w.last(50*time.Millisecond, 2*time.Second)
 	if n.machine.process == n {
 		w.boot(n.machine)
 	}
 }
 
-// stop stops a process in good order, unless it stays since it is needed.
+// stop stops a process in good order.
 func (w *world) stop(n *node) {
 	n.leaving = true
 	n.announce(gossip.Draining)
@@ -255,10 +313,6 @@ func (w *world) stop(n *node) {
 	n.closed = true
 	if !n.dead {
 		n.drain()
-	}
-	if !n.dead {
-		n.leaving, n.closed = false, false
-		n.announce(gossip.Active)
 	}
 }
 

@@ -84,7 +84,7 @@ func (n *node) exchange(p *node, group map[*node]int) {
 	for _, x := range p.view {
 		start := x.member.Start
 		known := slices.Contains(n.view, x)
-		if at, found := group[x]; !known && found && at == group[n] {
+		if at, found := group[x]; !known && found && at == group[n] && !x.left {
 			n.view = append(n.view, x)
 			n.heard[start], n.seen[start] = p.heard[start], w.now
 			n.rejoin.Alive(x.member.GossipAddr)
@@ -170,6 +170,7 @@ func (n *node) announce(state gossip.MemberState) {
 // sayGoodbye tells those who can be reached that the process is about to end.
 func (n *node) sayGoodbye() {
 	w := n.world
+	n.left = true
 	for _, p := range w.live() {
 		if p == n || !w.reaches(n, p) {
 			continue

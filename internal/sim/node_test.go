@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"cartd/cart"
@@ -25,30 +26,32 @@ type machine struct {
 
 // node is a process: a Service and a Core.
 type node struct {
-	world   *world
-	machine *machine
-	member  gossip.Member
-	service *cart.Service
-	core    *gossip.Core
-	store   *store
-	dead    bool
-	cutOff  time.Duration // when its last link went down
-	leaving bool          // others are told, and most clients
-	closed  bool          // it takes no requests any more
-	gone    chan struct{} // closed when it is dead
-	running context.Context
-	cancel  context.CancelFunc
-	queues  map[uint64]*queue
-	ends    map[uint64]*end // by start id of the peer
-	own     slots           // what the Core has told the Service to keep, because they are its own
-	held    slots           // and because others may lack them
-	placed  bool            // it was told once
-	view    []*node         // whom its memberlist takes for alive, in order of birth
-	heard   map[uint64]word // what these said of their state, and the process itself
-	news    bool            // it is not what the core was told
-	seen    map[uint64]time.Duration
-	redial  map[uint64]time.Duration
-	rejoin  *gossip.Rejoin
+	world    *world
+	machine  *machine
+	member   gossip.Member
+	service  *cart.Service
+	core     *gossip.Core
+	store    *store
+	dead     bool
+	cutOff   time.Duration // when its last link went down
+	leaving  bool          // others are told, and most clients
+	complete bool          // it became active when it had what others have
+	closed   bool          // it takes no requests any more
+	left     bool          // it has said goodbye
+	gone     chan struct{} // closed when it is dead
+	running  context.Context
+	cancel   context.CancelFunc
+	queues   map[uint64]*queue
+	ends     map[uint64]*end // by start id of the peer
+	own      slots           // what the Core has told the Service to keep, because they are its own
+	held     slots           // and because others may lack them
+	placed   bool            // it was told once
+	view     []*node         // whom its memberlist takes for alive, in order of birth
+	heard    map[uint64]word // what these said of their state, and the process itself
+	news     bool            // it is not what the core was told
+	seen     map[uint64]time.Duration
+	redial   map[uint64]time.Duration
+	rejoin   *gossip.Rejoin
 }
 
 // queue has the jobs for a peer, one at a time.
@@ -151,23 +154,35 @@ const (
 	joinTick    = 20 * time.Millisecond
 )
 
-// join makes the process an active one as soon as it has met another one, if there is any, and has what that has,
-// as far as the database can be read.
+// flushTimeout is how long a process waits for the database, or for others, before it leaves all the same, likewise.
+const flushTimeout = time.Minute
+
+// join makes the process an active one as soon as it has met another one, if there is any, and has what that has:
+// while the database cannot be read, of it what the database lacks.
 func (n *node) join() {
 	w := n.world
 	began := w.now
-	for !n.dead && w.now < began+joinTimeout {
-		met := n.core.Peers() > 0 || w.now > began+meetTimeout
-		if met && (n.service.Indexed() && n.core.Synced() || n.store.away()) {
-			break
-		}
+	for !n.dead && !n.mayBeActive(w.now-began) {
 		w.sleep(joinTick, n.gone)
 	}
 	if n.dead || n.leaving {
 		return
 	}
+	if n.complete = w.now-began <= joinTimeout; n.store.away() && n.core.Peers() > 0 {
+		w.count["newcomers in an outage"]++
+	}
 	w.trace("%s has joined, %d linked, indexed %v, synced %v", n.name(), n.core.Peers(), n.service.Indexed(), n.core.Synced())
 	n.announce(gossip.Active)
+}
+
+// mayBeActive reports whether a process that has waited for so long may be counted on by others.
+func (n *node) mayBeActive(waited time.Duration) bool {
+	met, late := n.core.Peers() > 0 || waited > meetTimeout, waited > joinTimeout
+	if n.store.away() {
+		linked, away := n.core.Uncovered()
+		return met && linked == 0 && (away == 0 || late)
+	}
+	return met && n.service.Indexed() && n.core.Synced() || late
 }
 
 // clock is the clock of the machine.
@@ -249,16 +264,25 @@ func (n *node) exit() {
 	}
 }
 
-// drain ends the process in good order: it saves what the database lacks, or leaves that to enough others, and
-// closes its Service.
+// busy reports whether the process is at a request.
+func (n *node) busy() bool {
+	return slices.ContainsFunc(n.world.activities, func(a *activity) bool { return a.owner == n && a.request != nil })
+}
+
+// drain ends the process in good order: it finishes the requests that it is at, saves what the database lacks, or
+// leaves that to enough others, and closes its Service. No outage is as long as it waits for that.
 func (n *node) drain() {
 	w := n.world
+	w.until(patience+slack, func() bool { return n.dead || !n.busy() })
+	if n.dead {
+		return
+	}
 	w.trace("%s drains", n.name())
 	w.count["drains"]++
 	ctx, cancel := context.WithCancel(n.running)
-	patience := w.after(5*time.Second, cancel)
+	deadline := w.after(flushTimeout, cancel)
 	err := n.service.Flush(ctx)
-	patience.stopped = true
+	deadline.stopped = true
 	cancel()
 	if n.dead {
 		return
@@ -267,16 +291,9 @@ func (n *node) drain() {
 	if errors.Is(err, cart.ErrLeft) {
 		w.count["handovers"]++
 	}
-	if err == nil || errors.Is(err, cart.ErrLeft) {
-		n.sayGoodbye()
-		n.exit()
-		return
-	}
-	if !w.mayCrash() {
-		w.trace("%s stays", n.name())
-		return
-	}
-	n.crash()
+	n.sayGoodbye()
+	w.sleep(time.Duration(w.rand.IntN(int(200*time.Millisecond))), nil) // peers that have not heard it still send
+	n.exit()
 }
 
 var errGone = errors.New("sim: the process is dead")

@@ -22,9 +22,9 @@ type planted struct {
 
 var plantedBugs = []planted{
 	{
-		"count on a node that is about to leave", "gossip/receive.go",
-		"if !p.stays() {", "if false {",
-		[]string{"dirty-read", "lost-write"},
+		"own slots until the end", "gossip/placement.go",
+		"if !c.draining {", "if c != nil {",
+		[]string{"dirty-read", "lost-write", "placement", "convergence"},
 	},
 	{
 		"leave before others have what the database lacks", "cart/flush.go",
@@ -69,7 +69,7 @@ var plantedBugs = []planted{
 	},
 	{
 		"serve a fragment as the whole cart", "cart/shard.go",
-		"case r.durable != nil || began:", "case r.durable != nil || began || sh.keeps(id):",
+		"case err == nil || r.durable != nil || began:", "case err == nil || r.durable != nil || began || sh.keeps(id):",
 		[]string{"part"},
 	},
 	{
@@ -138,14 +138,14 @@ var plantedBugs = []planted{
 		[]string{"dirty-read", "lost-write", "convergence"},
 	},
 	{
-		"hold nothing of a write to what others own", "gossip/replicate.go",
-		"c.holdSlot(slot)", "_ = slot",
-		[]string{"convergence", "dirty-read", "lost-write"},
+		"give a newcomer nothing of what the database lacks", "gossip/cover.go",
+		"if !known.has(slot) {", "if !known.has(slot) && false {",
+		[]string{"dirty-read", "lost-write", "part"},
 	},
 	{
-		"bring back the site of a process that left", "gossip/placement.go",
-		"b.heard.Compare(a.heard)", "0",
-		[]string{"placement", "left-over"},
+		"be ready before the others gave what the database lacks", "gossip/cover.go",
+		"p.needsSync && !left.empty():", "p.needsSync && !left.empty() && false:",
+		[]string{"dirty-read", "lost-write"},
 	},
 }
 

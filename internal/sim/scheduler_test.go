@@ -50,7 +50,8 @@ func newCoroutine() *coroutine {
 	c := &coroutine{}
 	c.resume, c.stop = iter.Pull(func(yield func(struct{}) bool) {
 		c.yield = yield
-		for c.f(); yield(struct{}{}); c.f() {
+		for again := true; again; again = yield(struct{}{}) {
+			c.f()
 		}
 	})
 	return c

@@ -222,7 +222,7 @@ const (
 	healIn    = 5 * time.Second  // all replicas are equal after the last link is up, and it is clear who owns them
 	makeRoom  = 10 * time.Second // where memory is short: what was refused waits for the database to have the rest
 	saveIn    = 12 * time.Second // and the database has all: as long as the third owner waits
-	letGoIn   = 15 * time.Second // and nobody keeps what is not its own
+	letGoIn   = 25 * time.Second // and nobody keeps what is not its own: as long as who is no owner waits to save it
 	lookIn    = time.Minute      // a node looks for what the database has no more
 )
 
@@ -268,9 +268,16 @@ func (w *world) converge() {
 		w.fail("came-back", "the database does not have again what it had of %d carts before it went back in time", len(w.check.owed))
 		return
 	}
+	// What a node that is gone for good has told the database alone, the others find when they look there. Where
+	// another one takes its place, that one looks at once.
+	gone := w.count["leaves"]+w.count["machines lost"] > 0
 	began := w.now
-	if !w.until(w.plan.healIn(), func() bool { why = w.check.differences(); return why == "" }) {
+	if !w.until(w.plan.healIn(), func() bool { why = w.check.differences(!gone); return why == "" }) {
 		w.fail("convergence", "%v after it was clear who owns what: %s", w.plan.healIn(), why)
+		return
+	}
+	if !w.until(lookIn+healIn, func() bool { why = w.check.differences(true); return why == "" }) {
+		w.fail("convergence", "%v after the nodes were equal: %s", lookIn+healIn, why)
 		return
 	}
 	w.trace("all replicas are equal after %v", w.now-began)
@@ -314,7 +321,7 @@ func (w *world) lookAtAll() {
 		}
 	}
 	why := ""
-	if !w.until(saveIn, func() bool { why = cmp.Or(w.check.differences(), w.check.unshown()); return why == "" }) {
+	if !w.until(saveIn, func() bool { why = cmp.Or(w.check.differences(true), w.check.unshown()); return why == "" }) {
 		w.fail("convergence", "%v after the last write: %s", saveIn, why)
 		return
 	}
