@@ -59,9 +59,6 @@ type Carts interface {
 	// no such cart.
 	State(ctx context.Context, id [16]byte) (payload []byte, held func(holder uint64), err error)
 
-	// Durable returns the whole durable state of a cart, as a payload. It may load the cart. A nil payload says
-	// that there is nothing durable of such a cart.
-	Durable(ctx context.Context, id [16]byte) (payload []byte, err error)
 	// EachUnsaved is EachVersion, but only for carts of which this node has what the database lacks. Where nodes share
 	// no database, that is all of them.
 	EachUnsaved(from [16]byte, yield func(id [16]byte, version uint64) bool)
@@ -69,6 +66,10 @@ type Carts interface {
 	// Unsaved returns what this node has of a cart and the database lacks, as payloads, or more. It loads the cart
 	// only where nodes share no database.
 	Unsaved(ctx context.Context, id [16]byte) (payloads [][]byte, err error)
+
+	// Durable returns the whole durable state of a cart, as a payload. It may load the cart. A nil payload says
+	// that there is nothing durable of such a cart.
+	Durable(ctx context.Context, id [16]byte) (payload []byte, err error)
 
 	// Lost tells that a peer went away, and with it what it held, or that it is about to.
 	Lost(peer uint64)

@@ -104,8 +104,8 @@ type peer struct {
 	told      bool          // the peer said its clock
 
 	repair
-	remote
 	cover
+	remote
 	counters Counters
 	lastErr  string
 

@@ -20,7 +20,7 @@ type cover struct {
 
 // uncovered returns the slots of which a peer wants what the database lacks. The mutex is held.
 func (c *Core) uncovered(p *peer) slotSet {
-	if p.leaves() {
+	if p.leaves() || p.region != nil { // another region has another database
 		return slotSet{}
 	}
 	here := c.placement.own.or(&c.held.slots)
@@ -104,19 +104,17 @@ func (c *Core) unsaved(from [16]byte, limit int) (versions []Version) {
 	return versions
 }
 
-// payloads returns what a peer that is owed a cart gets of it: all, or all that the database lacks, or, if it is of
-// another region, all that is durable. The held that it returns, if not nil, is to be called when the peer has the first of
-// them.
+// payloads returns what a peer that is owed a cart gets of it: all, or all that the database lacks. Then it calls
+// held, if that is not nil, when the peer has the first of them.
 func (c *Core) payloads(ctx context.Context, p *peer, id [16]byte, unsaved bool) (payloads [][]byte, held func(uint64), err error) {
-	var payload []byte
-	switch {
-	case unsaved:
+	if unsaved {
 		payloads, err = c.o.Carts.Unsaved(ctx, id)
 	case p.region != nil:
 		payload, err = c.o.Carts.Durable(ctx, id)
 	default:
 		payload, held, err = c.o.Carts.State(ctx, id)
 	}
+	payload, held, err := c.stateFor(ctx, p, id)
 	if payload != nil {
 		payloads = [][]byte{payload}
 	}

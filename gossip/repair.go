@@ -164,8 +164,7 @@ func (c *Core) startRepairs(now time.Time) {
 			c.close(p, now)
 		}
 		gives, uncovered := c.gives(p), c.uncovered(p)
-		due := p.needsSync || p.compare || !gives.empty() || !uncovered.empty() || c.compareAnyway(p, now)
-		if due && p.mayOpen(now) {
+		if (p.needsSync || p.compare || !gives.empty() || !uncovered.empty() || c.compareAnyway(p, now)) && p.mayOpen(now) {
 			c.openSession(p, now)
 		}
 		if p.region != nil {
@@ -351,7 +350,7 @@ func (c *Core) choose(p *peer, s *session, seeded *slotSet) (about slotSet, some
 	if p.own != s {
 		return slotSet{}, false
 	}
-	if p.region == nil { // each region reads its own database
+	if p.region == nil {
 		s.bare = p.both.without(seeded)
 	}
 	s.both = p.both.and(seeded)
@@ -383,8 +382,10 @@ func (c *Core) answerRoot(p *peer, it *item) {
 	about, asked := both.or(&give), both.or(&bare)
 	c.mu.Lock()
 	p.hearBare(&asked, &bare)
-	own = own.and(&c.placement.own)
-	takes := about.and(&own)
+	takes := about.and(&c.placement.own)
+	if p.region != nil { // which has another database
+		takes = takes.and(&seeded)
+	}
 	if takes.empty() || p.own != nil && c.o.Self.Start < p.start {
 		if uncovered := c.uncovered(p); !uncovered.empty() {
 			p.repairAt = c.o.Now()

@@ -209,8 +209,8 @@ func (n *node) apiAddr() string {
 }
 
 // join makes the node an active one as soon as it has met another one, if it knows of any, and has what that
-// has: while the database cannot be read, of it what the database lacks. So it is with the regions that can be reached.
-// What it does not find out in time, repair finds later.
+// has, and what other regions have that can be reached: while the database cannot be read, of it what the database
+// lacks. What it does not find out in time, repair finds later.
 func (n *node) join(ctx context.Context) {
 	ticker := time.NewTicker(joinTick)
 	defer ticker.Stop()

@@ -54,8 +54,8 @@ func judge(z *status) []finding {
 		all.backlog(z)
 	}
 	all.links(z)
-	all.regions(z)
 	all.slots(z)
+	all.regions(z)
 	all.clock(z)
 	all.refusals(z)
 	all.keys(z)
@@ -194,6 +194,12 @@ func (all *findings) links(z *status) {
 	}
 }
 
+func (all *findings) slots(z *status) {
+	if z.Slots != nil && z.Slots.UnderReplicated > 0 && z.Linked >= z.Needed { // else all of them are
+		all.add(atRisk, "slots", "with fewer than %d live owners: %d; their writes go to other nodes, or the database", z.Needed+1, z.Slots.UnderReplicated)
+	}
+}
+
 // regions judges, at a bridge, whether other regions can be reached.
 func (all *findings) regions(z *status) {
 	if z.Node == nil || !z.Node.Bridge {
@@ -208,12 +214,6 @@ func (all *findings) regions(z *status) {
 			why = l.LastError
 		}
 		all.add(atRisk, "region", "%s cannot be reached: %s", r.Region, why)
-	}
-}
-
-func (all *findings) slots(z *status) {
-	if z.Slots != nil && z.Slots.UnderReplicated > 0 && z.Linked >= z.Needed { // else all of them are
-		all.add(atRisk, "slots", "with fewer than %d live owners: %d; their writes go to other nodes, or the database", z.Needed+1, z.Slots.UnderReplicated)
 	}
 }
 
