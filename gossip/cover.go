@@ -109,10 +109,7 @@ func (c *Core) unsaved(from [16]byte, limit int) (versions []Version) {
 func (c *Core) payloads(ctx context.Context, p *peer, id [16]byte, unsaved bool) (payloads [][]byte, held func(uint64), err error) {
 	if unsaved {
 		payloads, err = c.o.Carts.Unsaved(ctx, id)
-	case p.region != nil:
-		payload, err = c.o.Carts.Durable(ctx, id)
-	default:
-		payload, held, err = c.o.Carts.State(ctx, id)
+		return payloads, nil, err
 	}
 	payload, held, err := c.stateFor(ctx, p, id)
 	if payload != nil {

@@ -186,6 +186,16 @@ func (c *Core) compareAnyway(p *peer, now time.Time) bool {
 	return p.region != nil && !p.both.empty() && c.o.Self.Start < p.start && !now.Before(p.anywayAt)
 }
 
+// stateFor returns the state of a cart that a peer is to get, and what to call when it holds it: a remote one gets what
+// is durable.
+func (c *Core) stateFor(ctx context.Context, p *peer, id [16]byte) (payload []byte, held func(holder uint64), err error) {
+	if p.region == nil {
+		return c.o.Carts.State(ctx, id)
+	}
+	payload, err = c.o.Carts.Durable(ctx, id)
+	return payload, nil, err
+}
+
 // sendState sends a state to a peer. The mutex is held.
 func (c *Core) sendState(p *peer, it item, held func(holder uint64)) {
 	p.counters.StatesSent++

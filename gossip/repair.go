@@ -375,10 +375,6 @@ func (c *Core) choose(p *peer, s *session, seeded *slotSet) (about slotSet, some
 func (c *Core) answerRoot(p *peer, it *item) {
 	seeded := slotSet(c.o.Carts.Seeded())
 	both, give, bare := decodeSlots(it.body)
-	own := allSlots
-	if p.region != nil {
-		give, bare, own = slotSet{}, slotSet{}, seeded
-	}
 	about, asked := both.or(&give), both.or(&bare)
 	c.mu.Lock()
 	p.hearBare(&asked, &bare)
@@ -437,9 +433,6 @@ func (c *Core) takeDigests(p *peer, it *item) {
 		return
 	}
 	compared, taken, theirs := decodeDigests(it.body)
-	if p.region != nil {
-		taken = slotSet{}
-	}
 	if left := s.both.without(&compared); !left.empty() {
 		s.partial = true
 	}
