@@ -209,7 +209,7 @@ func TestSlotsThatAreNotSeededAreLeftForLater(t *testing.T) {
 		}
 		s.actors[unseeded].carts.unseeded = late
 		a.fill(0, 100)
-		a.carts.save(100) // else they are given to who cannot read them
+		a.carts.save(100) // else they are given all the same
 		a.needSync(a.peer(b.start), "the test says so")
 		b.needSync(b.peer(a.start), "the test says so")
 		s.up(a, b)

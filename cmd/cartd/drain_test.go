@@ -34,7 +34,13 @@ func TestDrain(t *testing.T) {
 	})
 	units, began := int64(1), time.Now()
 	for !leaver.ended() {
-		a, err := leaver.call("POST", path+"/line-items", `{"sku":"TEE-RED"}`)
+		var a answer
+		var err error
+		key := "leaver-" + strconv.FormatInt(units, 10)
+		await(t, "the leaver has a write saved", func() bool { // by the database, which may be busy
+			a, err = leaver.call("POST", path+"/line-items", `{"sku":"TEE-RED"}`, "Idempotency-Key", key)
+			return err != nil || a.status != http.StatusServiceUnavailable
+		})
 		if err != nil { // the listener is closed
 			break
 		}
@@ -42,7 +48,7 @@ func TestDrain(t *testing.T) {
 		if a.status != http.StatusOK || a.header.Get("Cart-Durability") == "" || !a.closes {
 			t.Fatalf("%d %v %s", a.status, a.header, a.body)
 		}
-		key := strconv.FormatInt(units, 10)
+		key = strconv.FormatInt(units, 10)
 		await(t, "the other node has a write saved", func() bool { // which a busy database may not do in time
 			a = other.must("POST", path+"/line-items", `{"sku":"TEE-RED"}`, "Idempotency-Key", key)
 			return a.status == http.StatusOK
