@@ -319,7 +319,6 @@ func (c *Core) Tick() (stale []uint64) {
 	if at := c.held.tellAt; !at.IsZero() && !now.Before(at) {
 		c.tell()
 	}
-	c.forgetWays(now)
 	c.tellRegions(now)
 	c.expireTickets(now)
 	c.startRepairs(now)

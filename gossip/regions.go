@@ -7,8 +7,7 @@ import (
 )
 
 const (
-	tellRegionsEvery = time.Second      // a bridge, unless something changed
-	wayLasts         = 3 * time.Second  // without a word of the bridge
+	tellRegionsEvery = 10 * time.Second // a bridge, unless something changed: a link loses no word but where it overflows
 	settleFor        = 10 * time.Second // after a loss, until those who compare have done so
 
 	maxWays = 8 // to a region: more than there are bridges while they change
@@ -36,11 +35,10 @@ type region struct {
 }
 
 // way is how to get to a region: by a link of this node with a bridge there, or by a bridge of this region that has
-// one.
+// one. It is there as long as the link, unless the peer says otherwise.
 type way struct {
-	via   *peer
-	word  word
-	heard time.Time
+	via  *peer
+	word word
 }
 
 // byWay orders ways, the best first: own links, and then bridges by election.
@@ -102,7 +100,7 @@ func (c *Core) takeRegion(p *peer, it *item) {
 	case len(w.roster.sites) == 0:
 		c.dropWay(r, p)
 	case p.up:
-		c.addWay(r, way{via: p, word: w, heard: c.o.Now()})
+		c.addWay(r, way{via: p, word: w})
 	}
 }
 
@@ -125,25 +123,42 @@ func (c *Core) addWay(r *region, w way) {
 	c.follow(r)
 }
 
-// dropWay notes that a way is no more. What was on it may be lost. The mutex is held.
-func (c *Core) dropWay(r *region, via *peer) {
-	n := len(r.ways)
-	r.ways = slices.DeleteFunc(r.ways, func(w way) bool { return w.via == via })
-	if len(r.ways) < n {
-		c.lose(r, via.abroad)
-		c.follow(r)
+// dropWay notes that a way is no more, and reports whether it was one. What was on it may be lost. The mutex is held.
+func (c *Core) dropWay(r *region, via *peer) (was bool) {
+	i := slices.IndexFunc(r.ways, func(w way) bool { return w.via == via })
+	if i < 0 {
+		return false
 	}
+	r.ways = slices.Delete(r.ways, i, i+1)
+	c.lose(r, via.abroad)
+	c.follow(r)
+	return true
 }
 
-// dropWays drops those that a peer was on. The mutex is held.
+// dropWays drops those that a peer was on. If it was a bridge of this region, what it passed on to owners may have come to
+// some of them only. The mutex is held.
 func (c *Core) dropWays(via *peer) {
+	was := false
 	for _, r := range c.regions {
-		c.dropWay(r, via)
+		was = c.dropWay(r, via) || was
+	}
+	if !was || via.abroad {
+		return
+	}
+	now := c.o.Now()
+	for _, p := range c.peers {
+		if p.up {
+			p.compareSoon(c.o.Self.Start, now)
+		}
 	}
 }
 
-// loseOn notes that something was dropped that was to go to other regions by way of a peer. The mutex is held.
+// loseOn notes that something was dropped that was to go to a peer, maybe what this node tells of regions, or what goes to
+// other regions by way of it. The mutex is held.
 func (c *Core) loseOn(via *peer) {
+	if soon := c.o.Now().Add(repairEvery); soon.Before(c.wordAt) {
+		c.wordAt = soon
+	}
 	for _, r := range c.regions {
 		if r.via == via {
 			c.lose(r, via.abroad)
@@ -190,17 +205,6 @@ func (c *Core) follow(r *region) {
 	}
 	if news || switched {
 		c.settle(r)
-	}
-}
-
-// forgetWays drops those ways of which their bridge has said nothing for long. The mutex is held.
-func (c *Core) forgetWays(now time.Time) {
-	for _, r := range c.regions {
-		for _, w := range slices.Clone(r.ways) {
-			if !w.via.abroad && now.Sub(w.heard) > wayLasts {
-				c.dropWay(r, w.via)
-			}
-		}
 	}
 }
 

@@ -350,7 +350,7 @@ func (c *Core) choose(p *peer, s *session, seeded *slotSet) (about slotSet, some
 	if p.own != s {
 		return slotSet{}, false
 	}
-	if p.region == nil {
+	if p.region == nil { // which reads the same database
 		s.bare = p.both.without(seeded)
 	}
 	s.both = p.both.and(seeded)
@@ -433,6 +433,9 @@ func (c *Core) takeDigests(p *peer, it *item) {
 		return
 	}
 	compared, taken, theirs := decodeDigests(it.body)
+	if p.region != nil { // which has another database
+		taken = slotSet{}
+	}
 	if left := s.both.without(&compared); !left.empty() {
 		s.partial = true
 	}

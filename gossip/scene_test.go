@@ -201,11 +201,27 @@ func (s *scene) run(d time.Duration) {
 		if !s.now.Before(end) {
 			return
 		}
-		s.now = s.now.Add(time.Millisecond)
+		s.now = s.next(end)
 		if s.now.UnixMilli()%10 == 0 {
 			s.tick()
 		}
 	}
+}
+
+// next returns the next millisecond in which something may happen, end at the latest.
+func (s *scene) next(end time.Time) time.Time {
+	soonest := s.now.Add(time.Duration(10-s.now.UnixMilli()%10) * time.Millisecond) // the next tick
+	for _, a := range s.actors {
+		for _, at := range a.ask {
+			if at = at.Add(time.Millisecond - 1).Truncate(time.Millisecond); at.After(s.now) && at.Before(soonest) {
+				soonest = at
+			}
+		}
+	}
+	if end.Before(soonest) {
+		return end
+	}
+	return soonest
 }
 
 func (s *scene) tick() {
@@ -525,12 +541,12 @@ func (c *eventCarts) Unsaved(_ context.Context, id [16]byte) (payloads [][]byte,
 	return payloads, nil
 }
 
-// save has the database take carts from..to-1.
-func (c *eventCarts) save(from, to int) {
+// save has the database take the first n carts.
+func (c *eventCarts) save(n int) {
 	if c.stored == nil {
 		c.stored = make(map[[16]byte]bool)
 	}
-	for n := from; n < to; n++ {
+	for n := range n {
 		c.stored[cartID(n)] = true
 	}
 }
