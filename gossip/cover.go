@@ -7,8 +7,8 @@ import "context"
 // has something of it then gives it what the database lacks, and that is all: the rest it will read itself. With
 // that the peer is covered, until something for it is dropped.
 //
-// A node says which slots it is bare of when it opens a session, and when it answers; to have the first one told, it
-// opens sessions about nothing else. It is the other one that opens the session in which it is given something.
+// A node says which slots it is bare of when it opens a session, be it about nothing else, and when it answers. Who
+// opens a session gives: so whoever hears of a bare peer opens one, unless the peer is covered.
 
 // cover is the part of a peer that this is about.
 type cover struct {
@@ -104,8 +104,8 @@ func (c *Core) unsaved(from [16]byte, limit int) (versions []Version) {
 	return versions
 }
 
-// payloads returns what a peer that is owed a cart gets of it: all, or all that the database lacks. Then it calls
-// held, if that is not nil, when the peer has the first of them.
+// payloads returns what a peer that is owed a cart gets of it: all, as one payload and with what to call when the peer
+// holds it; or what the database lacks, and held is nil.
 func (c *Core) payloads(ctx context.Context, id [16]byte, unsaved bool) (payloads [][]byte, held func(uint64), err error) {
 	if unsaved {
 		payloads, err = c.o.Carts.Unsaved(ctx, id)
