@@ -105,6 +105,7 @@ type peer struct {
 		refused  []refused
 		refusals []refusal
 		slots    []int // of the items that Carts hold
+		spurned  []int // slots of those that they do not, and that no whole state is to follow
 	}
 }
 

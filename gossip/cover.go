@@ -14,7 +14,7 @@ import "context"
 type cover struct {
 	bare    slotSet // slots that it owns and is bare of, as it said last
 	covered slotSet // of these and of those that this node is bare of: it has what the database lacks and this node has
-	covers  slotSet // slots of which this node has what the database lacks and the peer has
+	covers  slotSet // slots of which this node has what the database lacks and the peer has, for it refused nothing
 	taking  slotSet // what the session that is being served adds to covers
 }
 
@@ -32,6 +32,16 @@ func (c *Core) uncovered(p *peer) slotSet {
 func (p *peer) hearBare(asked, bare *slotSet) {
 	others := p.bare.without(asked)
 	p.bare = others.or(bare)
+}
+
+// spurn notes that this node did not take something of a slot that the peer sent.
+func (p *peer) spurn(slot int) {
+	var one slotSet
+	one.add(slot)
+	p.covers, p.taking = p.covers.without(&one), p.taking.without(&one)
+	if p.own != nil {
+		p.own.took = p.own.took.without(&one)
+	}
 }
 
 // Uncovered returns how many of the other nodes may hold what neither the database has nor this node: those with a
@@ -64,6 +74,7 @@ func (c *Core) takeBare(p *peer, s *session, compared, taken *slotSet) {
 	s.cover = s.unsaved
 	s.gives = s.gives.and(&takes)
 	s.both = s.both.and(compared)
+	s.took = s.both
 	known := p.covered.without(&s.give)
 	for slot := range s.unsaved.all() {
 		if !known.has(slot) {
