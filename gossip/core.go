@@ -116,8 +116,8 @@ type peer struct {
 		held     []func(uint64)
 		refused  []refused
 		refusals []refusal
-		slots    []int   // of the items that Carts hold
-		untaken  slotSet // of those that they do not
+		slots    []int // of the items that Carts hold
+		spurned  []int // slots of those that they do not, and that no whole state is to follow
 	}
 }
 
@@ -389,10 +389,10 @@ func (c *Core) Peers() (n int) {
 	return n
 }
 
-// HandedOver reports whether enough peers have all that this node has, or all of it that the database lacks where they
-// cannot read that, as far as it knows; once it drains, all that
-// it had acknowledged before. In a region where not every node owns everything, only a node that drains has handed
-// over, when all it holds is safe with its owners.
+// HandedOver reports whether enough peers have all that this node has, as far as it knows; once it drains, all that
+// it had acknowledged before. Of peers that cannot read the database, and of carts that cannot be loaded, it is what
+// the database lacks. In a region where not every node owns everything, only a node that drains has handed over, when
+// it holds nothing that is not safe with its owners.
 func (c *Core) HandedOver() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

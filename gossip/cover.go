@@ -7,14 +7,14 @@ import "context"
 // has something of it then gives it what the database lacks, and that is all: the rest it will read itself. With
 // that the peer is covered, until something for it is dropped.
 //
-// A node says which slots it is bare of when it opens a session, and when it answers; to have the first one told, it
-// opens sessions about nothing else. It is the other one that opens the session in which it is given something.
+// A node says which slots it is bare of when it opens a session, be it about nothing else, and when it answers. Who
+// opens a session gives: so whoever hears of a bare peer opens one, unless the peer is covered.
 
 // cover is the part of a peer that this is about.
 type cover struct {
 	bare    slotSet // slots that it owns and is bare of, as it said last
 	covered slotSet // of these and of those that this node is bare of: it has what the database lacks and this node has
-	covers  slotSet // slots of which this node has what the database lacks and the peer has
+	covers  slotSet // slots of which this node has what the database lacks and the peer has, for it refused nothing
 	taking  slotSet // what the session that is being served adds to covers
 }
 
@@ -32,6 +32,16 @@ func (c *Core) uncovered(p *peer) slotSet {
 func (p *peer) hearBare(asked, bare *slotSet) {
 	others := p.bare.without(asked)
 	p.bare = others.or(bare)
+}
+
+// spurn notes that this node did not take something of a slot that the peer sent.
+func (p *peer) spurn(slot int) {
+	var one slotSet
+	one.add(slot)
+	p.covers, p.taking = p.covers.without(&one), p.taking.without(&one)
+	if p.own != nil {
+		p.own.took = p.own.took.without(&one)
+	}
 }
 
 // Uncovered returns how many of the other nodes may hold what neither the database has nor this node: those with a
@@ -64,6 +74,7 @@ func (c *Core) takeBare(p *peer, s *session, compared, taken *slotSet) {
 	s.cover = s.unsaved
 	s.gives = s.gives.and(&takes)
 	s.both = s.both.and(compared)
+	s.took = s.both
 	known := p.covered.without(&s.give)
 	for slot := range s.unsaved.all() {
 		if !known.has(slot) {
@@ -104,8 +115,8 @@ func (c *Core) unsaved(from [16]byte, limit int) (versions []Version) {
 	return versions
 }
 
-// payloads returns what a peer that is owed a cart gets of it: all, or all that the database lacks. Then it calls
-// held, if that is not nil, when the peer has the first of them.
+// payloads returns what a peer that is owed a cart gets of it: all, as one payload and with what to call when the peer
+// holds it; or what the database lacks, and held is nil.
 func (c *Core) payloads(ctx context.Context, p *peer, id [16]byte, unsaved bool) (payloads [][]byte, held func(uint64), err error) {
 	if unsaved {
 		payloads, err = c.o.Carts.Unsaved(ctx, id)

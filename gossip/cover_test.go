@@ -110,15 +110,18 @@ func TestHandsOverWhatCannotBeLoaded(t *testing.T) {
 	expect(t, "carts", len(s.actors[1].carts.carts), carts-saved/2)
 }
 
-// What a newcomer refuses, it is not taken to have.
+// What a newcomer refuses, it is not taken to have, nor does it think so.
 func TestNewcomerThatRefusesIsNotCovered(t *testing.T) {
 	s := connected(t, 3)
 	s.spread(10)
 	a := s.outage(s.actors[0])
 	full := true
 	a.carts.refuse = func(id [16]byte) bool { return full && id == cartID(3) }
+	s.run(3 * time.Second)
+	a.expectUncovered(2, 0)
 	s.turn(a, Active)
 	s.run(3 * time.Second)
+	a.expectUncovered(2, 0)
 	s.turn(s.actors[1], Draining)
 	s.run(5 * time.Second)
 	expect(t, "handed over", s.actors[1].HandedOver(), false)
@@ -126,6 +129,7 @@ func TestNewcomerThatRefusesIsNotCovered(t *testing.T) {
 	s.run(5 * time.Second)
 	expect(t, "handed over", s.actors[1].HandedOver(), true)
 	expect(t, "carts", len(a.carts.carts), 10)
+	a.expectUncovered(0, 0)
 }
 
 // A change for it that is dropped makes a peer that was covered one that is not.

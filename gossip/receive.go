@@ -40,7 +40,9 @@ func (c *Core) Receive(start uint64, frame []byte) error {
 	for _, slot := range p.reading.slots {
 		c.holdSlot(slot)
 	}
-	p.taking, p.covers = p.taking.without(&p.reading.untaken), p.covers.without(&p.reading.untaken)
+	for _, slot := range p.reading.spurned {
+		p.spurn(slot)
+	}
 	if p.link != link {
 		c.mu.Unlock()
 		return errDown
@@ -164,7 +166,7 @@ func (c *Core) takeAck(p *peer, h *header) {
 // returns the items that are left to do.
 func (c *Core) takeItems(p *peer, r *reader) (todo []item, err error) {
 	p.reading.refusals = p.reading.refusals[:0]
-	p.reading.slots, p.reading.untaken = p.reading.slots[:0], slotSet{}
+	p.reading.slots, p.reading.spurned = p.reading.slots[:0], p.reading.spurned[:0]
 	var it item
 	for index := 0; len(r.b) > 0; index++ {
 		if index == maxItems {
@@ -208,8 +210,8 @@ func (c *Core) takeItems(p *peer, r *reader) (todo []item, err error) {
 				p.reading.slots = append(p.reading.slots, SlotOf(it.id))
 			} else {
 				p.refuse(index, lacks)
-				if !lacks { // else the whole state comes
-					p.reading.untaken.add(SlotOf(it.id))
+				if !lacks || it.kind == kindState {
+					p.reading.spurned = append(p.reading.spurned, SlotOf(it.id))
 				}
 			}
 		case kindMark:

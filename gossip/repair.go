@@ -97,6 +97,7 @@ type session struct {
 	bare    slotSet        // slots that this node does not know all of
 	unsaved slotSet        // those in which the peer gets only what the database lacks
 	cover   slotSet        // of these, those in which it has refused nothing
+	took    slotSet        // slots that were compared, those in which this node has refused nothing
 	partial bool           // it leaves out slots that both own
 	todo    fifo[[16]byte] // where listings of slots that differ are to begin
 	open    int            // listings that were sent and not answered
@@ -228,7 +229,7 @@ func (c *Core) complete(p *peer, now time.Time) {
 		return
 	}
 	p.given = p.given.or(&s.gives)
-	p.covered, p.covers = p.covered.or(&s.cover), p.covers.or(&s.both)
+	p.covered, p.covers = p.covered.or(&s.cover), p.covers.or(&s.took)
 	p.unloadable = false
 	c.release()
 	if s.partial {
@@ -313,6 +314,7 @@ func (c *Core) takeWord(p *peer, it *item) {
 	switch it.kind {
 	case kindEqual:
 		p.counters.RepairsEqual++
+		s.took = s.both
 		c.complete(p, s.word)
 	case kindLater:
 		c.close(p, s.word)

@@ -10,8 +10,9 @@
 //   - The nodes boot, find each other, and become active when they have what the others have.
 //   - Sessions of shoppers work at a few carts, at any node, echo Cart-Context or do not, and repeat what
 //     was not acknowledged, while faults come and go: partitions, resets, crashes with loss of memory,
-//     drains, outages of the database, in some of which all processes restart one after the other. In a third of the runs nodes join, up to nine, warm up, and leave again, or
-//     their machine is lost for good: a cart has three owners, so that slots move.
+//     drains, outages of the database, in some of which all processes restart one after the other. In a third
+//     of the runs nodes join, up to nine, warm up, and leave again, or their machine is lost for good: a cart
+//     has three owners, so that slots move.
 //   - Everything is healed. Then the rejoin loop has its period to bring the nodes together, all have to agree
 //     on who owns what, and five seconds after that the replicas of the owners have to be equal. Who
 //     is no owner has to let go of what it has.
