@@ -34,7 +34,7 @@ func TestNewcomerIsGivenWhatTheDatabaseLacks(t *testing.T) {
 		s := connected(t, 3)
 		s.spread(carts)
 		for _, a := range s.actors {
-			a.carts.save(0, saved)
+			a.carts.save(saved)
 		}
 		if leaves {
 			s.turn(s.actors[0], Draining)
@@ -93,7 +93,7 @@ func TestHandsOverWhatCannotBeLoaded(t *testing.T) {
 	s := connected(t, 3)
 	s.spread(carts)
 	for _, a := range s.actors {
-		a.carts.save(0, saved)
+		a.carts.save(saved)
 	}
 	a := s.actors[0]
 	for n := range carts {

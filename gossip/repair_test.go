@@ -177,7 +177,7 @@ func TestUnseededNodeIsNotCompared(t *testing.T) {
 		s := newScene(t, 2)
 		s.actors[unseeded].carts.seeded = false
 		s.actors[1-unseeded].fill(0, 10)
-		s.actors[1-unseeded].carts.save(0, 10)
+		s.actors[1-unseeded].carts.save(10)
 		s.connect()
 		s.run(5 * time.Second)
 		for _, a := range s.actors {
@@ -209,7 +209,7 @@ func TestSlotsThatAreNotSeededAreLeftForLater(t *testing.T) {
 		}
 		s.actors[unseeded].carts.unseeded = late
 		a.fill(0, 100)
-		a.carts.save(0, 100) // else they are given all the same
+		a.carts.save(100) // else they are given all the same
 		a.needSync(a.peer(b.start), "the test says so")
 		b.needSync(b.peer(a.start), "the test says so")
 		s.up(a, b)

@@ -513,12 +513,12 @@ func (c *eventCarts) Unsaved(_ context.Context, id [16]byte) (payloads [][]byte,
 	return payloads, nil
 }
 
-// save has the database take carts from..to-1.
-func (c *eventCarts) save(from, to int) {
+// save has the database take the first carts.
+func (c *eventCarts) save(carts int) {
 	if c.stored == nil {
 		c.stored = make(map[[16]byte]bool)
 	}
-	for n := from; n < to; n++ {
+	for n := range carts {
 		c.stored[cartID(n)] = true
 	}
 }
