@@ -42,10 +42,23 @@ type clusterNode struct {
 // newCluster starts so many nodes, with further arguments. They are ready then.
 func newCluster(t testing.TB, size int, url string, args ...string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, url: url, key: filepath.Join(t.TempDir(), "key"), args: args}
-	if err := os.WriteFile(c.key, []byte(gossip.GenerateKey().Text()), 0o600); err != nil {
+	return newClusterWith(t, newKey(t), size, url, args...)
+}
+
+// newKey returns a file with a key.
+func newKey(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(path, []byte(gossip.GenerateKey().Text()), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return path
+}
+
+// newClusterWith is newCluster for one of several regions, which have one key.
+func newClusterWith(t testing.TB, key string, size int, url string, args ...string) *cluster {
+	t.Helper()
+	c := &cluster{t: t, url: url, key: key, args: args}
 	for range size {
 		n := c.launch()
 		c.nodes = append(c.nodes, n)
