@@ -131,8 +131,7 @@ func (l *load) prepare(carts int) {
 			err = fmt.Errorf("create: %d %s", a.status, a.body)
 		}
 		if err == nil {
-			_, id, _ := strings.Cut(string(a.body), `"id":"`) // that of the cart comes before those of its lines
-			l.carts[i], _, _ = strings.Cut(id, `"`)
+			l.carts[i] = cartID(a.body)
 		}
 		return err
 	})
@@ -143,6 +142,13 @@ func (l *load) prepare(carts int) {
 		}
 		return err
 	})
+}
+
+// cartID returns the id in the answer to the creation of a cart.
+func cartID(created []byte) string {
+	_, id, _ := strings.Cut(string(created), `"id":"`) // that of the cart comes before those of its lines
+	id, _, _ = strings.Cut(id, `"`)
+	return id
 }
 
 // each calls f for 0 to n-1, over connections with every node by turns: number i with node i, and so on.

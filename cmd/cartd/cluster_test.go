@@ -36,7 +36,7 @@ type cluster struct {
 
 type clusterNode struct {
 	*process
-	gossip, startID string
+	gossip, wan, startID string // wan: none where it has no such address
 }
 
 // newCluster starts so many nodes, with further arguments. They are ready then.
@@ -81,14 +81,17 @@ func (c *cluster) launch() *clusterNode {
 	args = append(args, c.args...)
 	for _, n := range c.nodes {
 		args = append(args, "--join", n.gossip)
+		if n.wan != "" {
+			args = append(args, "--join-wan", n.wan)
+		}
 	}
 	cartd, _ := build(c.t)
 	n := &clusterNode{process: launchCommand(c.t, exec.Command(cartd, args...))}
 	if n.api == "" {
 		c.t.Fatalf("cartd did not start:\n%s", n.output())
 	}
-	self := n.status().Node
-	n.gossip, n.startID = self.GossipAddress, self.StartID
+	z := n.status()
+	n.gossip, n.wan, n.startID = z.Node.GossipAddress, z.WANAddress, z.Node.StartID
 	return n
 }
 

@@ -8,20 +8,17 @@ import (
 	"cartd/internal/pgtest"
 )
 
-// newRegions starts regions of so many nodes each, in the order of their names, on a database each. They reach each other
-// then.
-func newRegions(t testing.TB, size int, names ...string) []*cluster {
+// startRegions starts regions of so many nodes each, on a database each, with further arguments.
+func startRegions(t testing.TB, size int, names []string, more ...string) (regions []*cluster) {
 	t.Helper()
 	key := newKey(t)
-	var regions []*cluster
 	for _, name := range names {
-		args := []string{"--region", name, "--wan-listen", "127.0.0.1:0"}
+		args := append([]string{"--region", name, "--wan-listen", "127.0.0.1:0"}, more...)
 		for _, r := range regions {
-			args = append(args, "--join-wan", r.node(0).status().WANAddress)
+			args = append(args, "--join-wan", r.node(0).wan)
 		}
 		regions = append(regions, newClusterWith(t, key, size, pgtest.New(t), args...))
 	}
-	awaitRegions(t, regions)
 	return regions
 }
 
@@ -49,7 +46,8 @@ func TestReplayRegions(t *testing.T) {
 	_, cartload := build(t)
 	t.Parallel()
 	names := []string{"eu", "us", "ap"}
-	regions := newRegions(t, 2, names...)
+	regions := startRegions(t, 2, names)
+	awaitRegions(t, regions)
 	var targets []string
 	for i, r := range regions {
 		for _, n := range r.nodes {
