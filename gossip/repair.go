@@ -315,6 +315,8 @@ func (c *Core) takeWord(p *peer, it *item) {
 	case kindEqual:
 		p.counters.RepairsEqual++
 		s.took = s.both
+		about := s.both.or(&s.give)
+		p.hearBare(&about, &slotSet{}) // it has compared all of them
 		c.complete(p, s.word)
 	case kindLater:
 		c.close(p, s.word)
