@@ -41,25 +41,39 @@ func byElection(a, b Member) int {
 // member that flaps closes no links.
 const resignAfter = 3 * time.Second
 
-// term is the time that a node is a bridge: from its election until resignAfter after it is elected no more.
-type term struct {
+// Term is the time that a process is a bridge of its region: from its election until 3 s after it is elected no more.
+// The zero Term has not begun. A Term is not safe for concurrent use.
+type Term struct {
 	bridge bool
 	ends   time.Time // zero while it is elected
 }
 
-// next takes the result of an election, which may be the one before again, and reports whether the node is a bridge. It is
-// to be called again after a time, unless that is 0.
-func (t *term) next(elected bool, now time.Time) (bridge bool, again time.Duration) {
+// Hold holds an election among the members of the region, self and the others, and reports whether self is a bridge. It
+// is to be called when the members may have changed, and again after a time, unless that is 0.
+func (t *Term) Hold(self Member, others []Member, now time.Time) (bridge bool, again time.Duration) {
+	elected := elect(append(slices.Clone(others), self))
+	is := func(m Member) bool { return m.Start == self.Start }
+	return t.next(slices.ContainsFunc(elected, is), now)
+}
+
+// next takes the result of an election, which may be the one before again. See Hold.
+func (t *Term) next(elected bool, now time.Time) (bridge bool, again time.Duration) {
 	switch {
 	case elected:
-		*t = term{bridge: true}
+		*t = Term{bridge: true}
 	case t.bridge && t.ends.IsZero():
 		t.ends = now.Add(resignAfter)
 	case t.bridge && !now.Before(t.ends):
-		*t = term{}
+		*t = Term{}
 	}
 	if t.ends.IsZero() {
 		return t.bridge, 0
 	}
 	return t.bridge, t.ends.Sub(now)
+}
+
+// BridgesAbroad returns those of the other processes in the pool of all regions that are bridges of other regions than
+// self's. A bridge has links with them.
+func BridgesAbroad(self Member, others []Member) []Member {
+	return slices.DeleteFunc(slices.Clone(others), func(m Member) bool { return m.Region == self.Region || !m.Bridge })
 }

@@ -110,7 +110,7 @@ func TestElectionChangesLittle(t *testing.T) {
 // A bridge resigns a while after others were elected, unless it is elected again.
 func TestTerm(t *testing.T) {
 	var (
-		at     term
+		at     Term
 		now    = time.UnixMilli(0)
 		begins = now
 	)
