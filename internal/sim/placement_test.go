@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"fmt"
 	"math/bits"
 	"slices"
@@ -44,18 +45,24 @@ func (n *node) keep(own, held slots) {
 	n.own, n.held, n.placed = own, held, true
 }
 
-// owners returns the processes that own a cart, as far as they know.
-func (w *world) owners(id cart.ID) []*node {
-	return slices.DeleteFunc(w.live(), func(n *node) bool { return !n.owns(id) })
+// owners returns the processes of a region that own a cart, as far as they know.
+func (r *region) owners(id cart.ID) []*node {
+	return slices.DeleteFunc(r.live(), func(n *node) bool { return !n.owns(id) })
 }
 
 // owns reports whether the process is an owner of a cart, as far as it knows.
 func (n *node) owns(id cart.ID) bool { return has(&n.own, gossip.SlotOf(id)) }
 
 // misplaced tells where the nodes have different views of who owns what, or other ones than they should, or "".
-func (c *checker) misplaced() string {
-	w := c.world
-	live := w.live()
+func (c *checker) misplaced() (why string) {
+	for _, r := range c.world.regions {
+		why = cmp.Or(why, r.misplaced())
+	}
+	return why
+}
+
+func (r *region) misplaced() string {
+	live := r.live()
 	owners, places := min(replicas, len(live)), 0
 	for _, n := range live {
 		places += gained(&slots{}, &n.own)
