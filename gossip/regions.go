@@ -202,6 +202,7 @@ func (c *Core) follow(r *region) {
 	news := via != nil && !r.ways[0].word.roster.equal(r.roster)
 	if news {
 		r.roster = r.ways[0].word.roster
+		c.wordAt = now // so do those who go by way of this node
 	}
 	if news || switched {
 		c.settle(r)
