@@ -86,6 +86,9 @@ func newWorld(t *testing.T, seed uint64, out io.Writer) *world {
 		trouble:      between(4*time.Second, 16*time.Second),
 		calm:         between(200*time.Millisecond, 4*time.Second),
 	}
+	if oneIn(5) {
+		p.outbox = 2000 + w.rand.IntN(20000)
+	}
 	if oneIn(3) {
 		w.drawRegions(2 + w.rand.IntN(maxRegions-1))
 	} else {
@@ -93,9 +96,6 @@ func newWorld(t *testing.T, seed uint64, out io.Writer) *world {
 	}
 	if p.shared && oneIn(2) {
 		p.memory = int64(2000 + w.rand.IntN(6000))
-	}
-	if oneIn(5) {
-		p.outbox = 2000 + w.rand.IntN(20000)
 	}
 	if oneIn(6) {
 		p.erasures = 8
@@ -155,6 +155,9 @@ func (w *world) drawRegion() {
 func (w *world) drawRegions(n int) {
 	w.network.far = time.Duration(20+w.rand.IntN(21)) * time.Millisecond
 	w.plan.shared = true
+	if w.plan.outbox > 0 { // so much as a comparison takes, which crosses as one piece
+		w.plan.outbox += 50_000
+	}
 	for range n {
 		nodes := 2 + w.rand.IntN(3)
 		most := nodes
@@ -271,10 +274,15 @@ func (w *world) healIn() time.Duration {
 	if w.plan.memory < 1<<20 {
 		d += makeRoom
 	}
+	return d + w.crossIn()
+}
+
+// crossIn is how much longer it takes where there are several regions.
+func (w *world) crossIn() time.Duration {
 	if len(w.regions) > 1 {
-		d += crossIn
+		return crossIn
 	}
-	return d
+	return 0
 }
 
 // converge waits until the replicas are equal.
@@ -363,9 +371,9 @@ func (w *world) lookAtAll() {
 			}
 		}
 	}
-	why := ""
-	if !w.until(saveIn, func() bool { why = cmp.Or(w.check.differences(true), w.check.unshown()); return why == "" }) {
-		w.fail("convergence", "%v after the last write: %s", saveIn, why)
+	why, within := "", saveIn+w.crossIn()
+	if !w.until(within, func() bool { why = cmp.Or(w.check.differences(true), w.check.unshown()); return why == "" }) {
+		w.fail("convergence", "%v after the last write: %s", within, why)
 		return
 	}
 	w.letGo()
@@ -495,6 +503,7 @@ func (w *world) hasShard(first byte) bool {
 // fail ends the run.
 func (w *world) fail(checker, format string, args ...any) {
 	if w.failure == "" {
+		w.debug()
 		w.failure = checker + ": " + fmt.Sprintf(format, args...)
 		w.trace("FAILED %s", w.failure)
 	}
