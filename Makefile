@@ -30,8 +30,8 @@ run: ## run a node in development mode on 127.0.0.1:8080
 test: ## run the tests of PACKAGES
 	@$(GO) test $(PACKAGES)
 
-race: ## run the tests of PACKAGES under the race detector (needs a C compiler)
-	@CGO_ENABLED=1 $(GO) test -race $(PACKAGES)
+race: ## run the tests of PACKAGES under the race detector, but those of other processes (needs a C compiler)
+	@CGO_ENABLED=1 $(GO) test -race -short $(PACKAGES)
 
 fuzz: ## run every fuzz target of PACKAGES for FUZZTIME each
 	@list=$$($(GO) test -list '^Fuzz' $(PACKAGES)) || { printf '%s\n' "$$list"; exit 1; }; \

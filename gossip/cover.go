@@ -20,7 +20,7 @@ type cover struct {
 
 // uncovered returns the slots of which a peer wants what the database lacks. The mutex is held.
 func (c *Core) uncovered(p *peer) slotSet {
-	if p.leaves() || p.region != nil { // another region has another database
+	if p.bare.empty() || p.leaves() || p.region != nil { // another region has another database
 		return slotSet{}
 	}
 	here := c.placement.own.or(&c.held.slots)

@@ -87,6 +87,21 @@ func TestNewcomerIsGivenWhatTheDatabaseLacks(t *testing.T) {
 	}
 }
 
+// Two nodes that were bare hear that the other one is not any more, though there is nothing to give.
+func TestBareNoMore(t *testing.T) {
+	s := connected(t, 2)
+	a, b := s.actors[0], s.actors[1]
+	a.carts.seeded, b.carts.seeded = false, false
+	s.run(3 * time.Second)
+	a.carts.seeded, b.carts.seeded = true, true
+	a.needSync(a.peer(b.start), "the test says so")
+	b.needSync(b.peer(a.start), "the test says so")
+	s.run(5 * time.Second)
+	for _, c := range s.actors {
+		expect(t, "synced", c.Synced(), true)
+	}
+}
+
 // Where carts cannot be loaded, what is held for those who know all that is stored is given without that, too.
 func TestHandsOverWhatCannotBeLoaded(t *testing.T) {
 	const carts, saved = 100, 60

@@ -689,6 +689,9 @@ type faultyRegions struct {
 
 // Whatever was lost between regions and within them, they become equal.
 func TestRegionsUnderFaults(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long, in one thread")
+	}
 	rapid.Check(t, func(r *rapid.T) {
 		names := rapid.SampledFrom([]string{"eu us", "eu us ap"}).Draw(r, "regions")
 		limit := rapid.SampledFrom([]int{0, 20 << 10}).Draw(r, "outbox")

@@ -96,6 +96,9 @@ func (c *Core) holdSlot(slot int) {
 
 // gives returns the slots of which a peer is to get what this node has. The mutex is held.
 func (c *Core) gives(p *peer) slotSet {
+	if c.held.slots.empty() { // as nearly always
+		return slotSet{}
+	}
 	left := c.held.slots.and(&p.owns)
 	return left.without(&p.given)
 }

@@ -512,6 +512,9 @@ type faultyRegion struct {
 }
 
 func TestNothingIsLostWhileSlotsMove(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long, in one thread")
+	}
 	rapid.Check(t, func(r *rapid.T) {
 		replicas := rapid.IntRange(2, 3).Draw(r, "replicas")
 		n := rapid.IntRange(4, 6).Draw(r, "nodes")

@@ -164,8 +164,7 @@ func (c *Core) startRepairs(now time.Time) {
 		if p.own != nil && now.Sub(p.own.word) > p.patience() {
 			c.close(p, now)
 		}
-		gives, uncovered := c.gives(p), c.uncovered(p)
-		if (p.needsSync || p.compare || !gives.empty() || !uncovered.empty() || c.compareAnyway(p, now)) && p.mayOpen(now) {
+		if p.mayOpen(now) && c.wantsSession(p, now) {
 			c.openSession(p, now)
 		}
 		if p.region != nil {
@@ -190,6 +189,15 @@ func (c *Core) startRepairs(now time.Time) {
 		c.anywayAt = now.Add(anywayEvery)
 	}
 	c.openSession(idle[c.o.Rand.IntN(len(idle))], now)
+}
+
+// wantsSession reports whether there is a reason for a session with the peer. The mutex is held.
+func (c *Core) wantsSession(p *peer, now time.Time) bool {
+	if p.needsSync || p.compare || c.compareAnyway(p, now) {
+		return true
+	}
+	gives, uncovered := c.gives(p), c.uncovered(p)
+	return !gives.empty() || !uncovered.empty()
 }
 
 // mayOpen reports whether there is a link with the peer and no session on it, and there was none just now.
@@ -315,6 +323,8 @@ func (c *Core) takeWord(p *peer, it *item) {
 	case kindEqual:
 		p.counters.RepairsEqual++
 		s.took = s.both
+		about := s.both.or(&s.give)
+		p.hearBare(&about, &slotSet{}) // it has compared all of them
 		c.complete(p, s.word)
 	case kindLater:
 		c.close(p, s.word)

@@ -541,12 +541,12 @@ func (c *eventCarts) Unsaved(_ context.Context, id [16]byte) (payloads [][]byte,
 	return payloads, nil
 }
 
-// save has the database take the first n carts.
-func (c *eventCarts) save(n int) {
+// save has the database take the first carts.
+func (c *eventCarts) save(carts int) {
 	if c.stored == nil {
 		c.stored = make(map[[16]byte]bool)
 	}
-	for n := range n {
+	for n := range carts {
 		c.stored[cartID(n)] = true
 	}
 }
