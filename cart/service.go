@@ -468,6 +468,7 @@ func (s *Service) changed(r *resident, from *State, d *crdt.Delta) {
 		return
 	}
 	if !r.dirty() { // a mark said so before the change came
+		r.settle(s.now().UnixNano())
 		return
 	}
 	if r.oldest == nil {
