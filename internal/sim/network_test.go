@@ -313,7 +313,7 @@ func (w *world) linked() bool {
 				return false
 			}
 		}
-		w.toOthers(a.region(), func(r *region) { abroad += min(replicas, len(r.live())) })
+		w.toOthers(a.region(), func(r *region) { abroad += min(w.plan.replicas, len(r.live())) })
 		if a.core.Abroad() != abroad {
 			return false
 		}

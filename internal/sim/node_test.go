@@ -121,7 +121,7 @@ func (w *world) boot(m *machine) {
 	n.running, n.cancel = context.WithCancel(context.Background())
 	c := &carts{node: n}
 	n.core = gossip.NewCore(gossip.CoreOptions{
-		Self: n.member, Carts: c, Replicas: replicas, Tolerate: w.plan.tolerate, Now: n.clock, Logger: slog.New(slog.DiscardHandler),
+		Self: n.member, Carts: c, Replicas: w.plan.replicas, Tolerate: w.plan.tolerate, Now: n.clock, Logger: slog.New(slog.DiscardHandler),
 		Rand:  rand.New(rand.NewPCG(w.rand.Uint64(), w.rand.Uint64())),
 		Spawn: n.spawn, Wake: n.wake, MaxOutbox: w.plan.outbox,
 	})
@@ -148,9 +148,6 @@ func (w *world) boot(m *machine) {
 	}
 	w.start(n, n.name()+" join", n.join)
 }
-
-// replicas is how many owners a cart has.
-const replicas = 3
 
 // When a process becomes an active one, as cmd/cartd has it.
 const (

@@ -63,7 +63,10 @@ func (c *checker) misplaced() (why string) {
 
 func (r *region) misplaced() string {
 	live := r.live()
-	owners, places := min(replicas, len(live)), 0
+	if len(live) == 0 {
+		return ""
+	}
+	owners, places := min(live[0].world.plan.replicas, len(live)), 0
 	for _, n := range live {
 		places += gained(&slots{}, &n.own)
 	}
@@ -75,7 +78,7 @@ func (r *region) misplaced() string {
 		spread = min(owners, zonesOf(live))
 	}
 	for slot := range gossip.Slots {
-		var ranked [replicas]*node
+		ranked := make([]*node, owners)
 		for _, n := range live {
 			rank := n.core.Rank(cart.ID{byte(slot >> 4), byte(slot << 4)})
 			switch own := has(&n.own, slot); {

@@ -52,6 +52,7 @@ type world struct {
 
 // plan is what a seed decides before the run.
 type plan struct {
+	replicas     int // owners of a cart
 	tolerate     int
 	shared       bool // one database for all machines of a region, or else a file for each
 	memory       int64
@@ -78,7 +79,7 @@ func newWorld(t *testing.T, seed uint64, out io.Writer) *world {
 	oneIn := func(n int) bool { return w.rand.IntN(n) == 0 }
 	p := &w.plan
 	*p = plan{
-		tolerate: 1, shared: !oneIn(8), memory: 1 << 30,
+		replicas: 3, tolerate: 1, shared: !oneIn(8), memory: 1 << 30,
 		suspicion:    between(2*time.Second, 6*time.Second),
 		farSuspicion: between(5*time.Second, 15*time.Second),
 		sessions:     3 + w.rand.IntN(6),
@@ -165,6 +166,12 @@ func (w *world) drawRegions(n int) {
 			most++
 		}
 		w.addRegion(nodes, most)
+	}
+	switch w.rand.IntN(4) {
+	case 0:
+		w.plan.tolerate = 2
+	case 1, 2:
+		w.plan.replicas = 2 // so that bridges own little
 	}
 }
 
@@ -503,7 +510,6 @@ func (w *world) hasShard(first byte) bool {
 // fail ends the run.
 func (w *world) fail(checker, format string, args ...any) {
 	if w.failure == "" {
-		w.debug()
 		w.failure = checker + ": " + fmt.Sprintf(format, args...)
 		w.trace("FAILED %s", w.failure)
 	}
