@@ -147,6 +147,38 @@ var plantedBugs = []planted{
 		"p.needsSync && !left.empty():", "p.needsSync && !left.empty() && false:",
 		[]string{"dirty-read", "lost-write"},
 	},
+	{
+		"a bridge acknowledges before it delivers", "gossip/cross.go",
+		"\tif x.process == 0 {\n",
+		"\tif x.process == 0 {\n" +
+			"c.sendAbroad(r, &crossing{process: x.origin, item: item{kind: kindHolds, n: x.ticket, m: 1}})\n",
+		[]string{"dirty-read", "lost-write"},
+	},
+	{
+		"count who refused to hold", "gossip/ticket.go",
+		"if it.m == 0 || k.held == nil", "if k.held == nil",
+		[]string{"dirty-read", "lost-write"},
+	},
+	{
+		"tell other regions what is not durable", "cart/resident.go",
+		"r.unsafe = append(r.unsafe, c)\n", "r.unsafe = append(r.unsafe, c)\nr.cross(c)\n",
+		[]string{"dirty-read", "lost-write"},
+	},
+	{
+		"repair other regions with what is not durable", "gossip/remote.go",
+		"if p.region == nil {\n\t\treturn c.o.Carts.State(ctx, id)", "if true {\n\t\treturn c.o.Carts.State(ctx, id)",
+		[]string{"dirty-read", "lost-write"},
+	},
+	{
+		"compare regions for a reason only", "gossip/remote.go",
+		"return p.region != nil && !p.both.empty()", "return false && !p.both.empty()",
+		[]string{"convergence"},
+	},
+	{
+		"count on regions that cannot be reached", "gossip/remote.go",
+		"if r.reachable() {\n\t\t\tn +=", "if true {\n\t\t\tn +=",
+		[]string{"liveness", "convergence"},
+	},
 }
 
 // TestPlantedBugs checks that the checkers check something: with any of these bugs in the sources, some
