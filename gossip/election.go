@@ -10,11 +10,15 @@ import (
 const maxBridges = 2
 
 // elect returns the bridges of a region: of its members those at the best addresses, by the hash of the address.
-// What does not reach other regions, or is not active, is none. All who know the same members elect the same, and the
-// loss of one changes one at most. Two processes at one address, one of which is no more, are elected both.
+// What does not reach other regions, or drains, is none. One that joins is one only where active ones are missing: so
+// the first nodes of a region that comes back get what the others have before they are active. All who know the same
+// members elect the same, and the loss of one changes one at most. Two processes at one address, one of which is no
+// more, are elected both.
 func elect(members []Member) (bridges []Member) {
-	candidates := slices.DeleteFunc(slices.Clone(members), func(m Member) bool { return !m.WAN || m.State != Active })
-	slices.SortFunc(candidates, byElection)
+	candidates := slices.DeleteFunc(slices.Clone(members), func(m Member) bool { return !m.WAN || m.State == Draining })
+	slices.SortFunc(candidates, func(a, b Member) int {
+		return cmp.Or(cmp.Compare(flag(b.State == Active), flag(a.State == Active)), byElection(a, b))
+	})
 	addresses, last := 0, ""
 	for _, m := range candidates {
 		if m.GossipAddr != last {

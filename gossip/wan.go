@@ -32,18 +32,27 @@ func (w *wan) isBridge() bool {
 // follow holds elections and keeps the links with other regions, as members here and there come and go.
 func (w *wan) follow(ctx context.Context) {
 	var t term
-	var ends <-chan time.Time
+	var ends, met <-chan time.Time
+	if len(w.node.o.Join) > 0 {
+		met = time.After(meetFor)
+	}
 	for {
 		select {
 		case <-w.region:
 		case <-w.pool.changed:
 		case <-ends:
+		case <-met:
+			met = nil
 		case <-ctx.Done():
 			return
 		}
 		self, others := w.node.members.all()
 		is := func(m Member) bool { return m.Start == self.Start }
-		bridge, again := t.next(slices.ContainsFunc(elect(append(others, self)), is), time.Now())
+		elected := slices.ContainsFunc(elect(append(others, self)), is)
+		if met != nil && self.State == Joining && len(others) == 0 {
+			elected = false // it is about to meet those who are bridges
+		}
+		bridge, again := t.next(elected, time.Now())
 		if ends = nil; again > 0 {
 			ends = time.After(again)
 		}
