@@ -29,6 +29,7 @@ type region struct {
 	roster    roster    // as the first way told last
 	placement placement // the sites and the owners of slots there
 	remotes   []*peer   // the processes there, by start id
+	past      Counters  // of those that were there before
 	holders   int       // how many of them are to hold a change
 
 	crossings Crossings

@@ -30,7 +30,7 @@ func (w *wan) isBridge() bool {
 
 // follow holds elections and keeps the links with other regions, as members here and there come and go.
 func (w *wan) follow(ctx context.Context) {
-	var t Term
+	t := NewTerm(len(w.node.o.Join) > 0, time.Now())
 	var ends <-chan time.Time
 	for {
 		select {

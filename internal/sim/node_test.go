@@ -36,7 +36,7 @@ type node struct {
 	machine  *machine
 	member   gossip.Member
 	lan, wan *pool // of its region, and of all regions where there are several
-	term     gossip.Term
+	term     *gossip.Term
 	bridge   bool
 	service  *cart.Service
 	core     *gossip.Core
@@ -140,7 +140,7 @@ func (w *world) boot(m *machine) {
 	w.trace("%s boots, start id %016x", n.name(), n.member.Start)
 	n.lan = newPool(n, false, m.region.join)
 	if len(w.regions) > 1 {
-		n.wan = newPool(n, true, m.region.joinAll)
+		n.wan, n.term = newPool(n, true, m.region.joinAll), gossip.NewTerm(true, n.clock())
 	}
 	n.tick()
 	for _, l := range n.pools() {
@@ -153,6 +153,7 @@ func (w *world) boot(m *machine) {
 const (
 	joinTimeout = 10 * time.Second
 	meetTimeout = 2 * time.Second
+	meetAbroad  = 5 * time.Second
 	joinTick    = 20 * time.Millisecond
 )
 
@@ -184,7 +185,7 @@ func (n *node) mayBeActive(waited time.Duration) bool {
 		linked, away := n.core.Uncovered()
 		return met && linked == 0 && (away == 0 || late)
 	}
-	abroad := n.wan == nil || n.core.Peers() == 0 || n.core.Abroad() > 0 || waited > meetTimeout
+	abroad := n.wan == nil || n.core.Abroad() > 0 || waited > meetAbroad
 	return met && abroad && n.service.Indexed() && n.core.Synced() && n.core.SyncedAbroad() || late
 }
 
