@@ -14,7 +14,7 @@ type network struct {
 	severed   [maxRegions][maxRegions]bool   // from region to region
 	latency   time.Duration                  // the usual one, of which a frame takes between half and double
 	far       time.Duration                  // likewise, from region to region
-	lose      float64                  // share of frames that are lost although the link stands
+	lose      float64                        // share of frames that are lost although the link stands
 	duplicate float64
 	reorder   float64
 }
@@ -303,7 +303,6 @@ func (e *end) comeBack(at time.Duration) {
 func (w *world) linked() bool {
 	live := w.live()
 	for _, a := range live {
-		abroad := 0
 		for _, b := range live {
 			same := a.region() == b.region()
 			if a == b || !same && !(a.bridge && b.bridge) {
@@ -313,8 +312,7 @@ func (w *world) linked() bool {
 				return false
 			}
 		}
-		w.toOthers(a.region(), func(r *region) { abroad += min(w.plan.replicas, len(r.live())) })
-		if a.core.Abroad() != abroad {
+		if !a.reachesAll() {
 			return false
 		}
 	}

@@ -176,6 +176,7 @@ func (n *node) join() {
 	}
 	w.trace("%s has joined, %d linked, indexed %v, synced %v", n.name(), n.core.Peers(), n.service.Indexed(), n.core.Synced())
 	n.announce(gossip.Active)
+	w.check.recovered(n)
 }
 
 // mayBeActive reports whether a process that has waited for so long may be counted on by others.

@@ -20,6 +20,11 @@ type region struct {
 	joinAll     []string  // and those in the pool of all regions
 	database    *database // unless each machine has a file
 	stricken    bool      // a fault is at all of it
+
+	// What the other regions had stored when the database was wiped, and when that was; until it is known that the region
+	// got it before it was active.
+	bereft   []debt
+	bereftAt time.Duration
 }
 
 const maxRegions = 3
@@ -151,7 +156,7 @@ func (r *region) heldAbroad(s *subject, what set) bool {
 	return holders <= r.machines[0].world.plan.tolerate
 }
 
-// toAll calls do with every region but one.
+// toOthers calls do with every region but one.
 func (w *world) toOthers(r *region, do func(*region)) {
 	for _, other := range w.regions {
 		if other != r {
@@ -238,6 +243,14 @@ func (w *world) loseRegion() {
 		w.count["databases wiped"]++
 		w.trace("%s is wiped", r.database.name)
 		r.database.rows = make(map[cart.ID][]row)
+		r.bereft, r.bereftAt = nil, w.now
+		w.toOthers(r, func(other *region) {
+			for _, s := range w.check.subjects {
+				if stored, err := other.database.holds(s); err == nil {
+					r.bereft = append(r.bereft, debt{other.database, s, stored})
+				}
+			}
+		})
 	}
 	w.last(0, 8*time.Second)
 	for _, n := range dead {
@@ -277,4 +290,41 @@ func (w *world) mayLose(r *region, wiped bool) bool {
 		}
 	}
 	return true
+}
+
+// reachesAll reports whether a process knows the way to all other regions, and their processes.
+func (n *node) reachesAll() bool {
+	abroad := 0
+	n.world.toOthers(n.region(), func(r *region) { abroad += min(n.world.plan.replicas, len(r.live())) })
+	return n.core.Abroad() == abroad
+}
+
+// hindered reports whether regions may not get what they want of each other at present.
+func (w *world) hindered() bool {
+	return w.parted || w.severed || w.network.lose > 0 ||
+		slices.ContainsFunc(w.regions, func(r *region) bool { return r.database.down || r.database.hung })
+}
+
+// recovered checks that a region whose database was wiped has again what the others had, when the first of its processes
+// is active: if nothing hindered it.
+func (c *checker) recovered(n *node) {
+	w, r := c.world, n.region()
+	if r.bereft == nil || !n.complete || !n.reachesAll() {
+		return
+	}
+	if w.hinderedAt < r.bereftAt {
+		w.count["recoveries"]++
+		for _, d := range r.bereft {
+			has, _ := r.database.holds(d.subject)
+			for _, p := range r.live() {
+				e, _ := p.holds(d.subject)
+				has.join(e)
+			}
+			if !has.covers(d.what) {
+				w.fail("recovery", "%s is active, and its region, which lost everything, lacks of %s what was stored in %s",
+					n.name(), d.subject.label, d.database.name)
+			}
+		}
+	}
+	r.bereft = nil
 }

@@ -28,20 +28,21 @@ type world struct {
 	network   network
 	regions   []*region
 	machines  []*machine // of all regions
-	processes []*node // all there ever were
+	processes []*node    // all there ever were
 	born      int
 	carts     []*subject
 	check     checker
 
-	shopping bool
-	closing  chan struct{} // closed when shopping is over
-	healing  chan struct{} // closed when all faults are to end
-	faults   int           // going on
-	parted   bool // machines are cut off from each other
-	severed  bool // regions are
-	told     int     // counts what the Services are told to own
-	exposed  []*node // the dead, while what they held is not yet held elsewhere
-	over     bool
+	shopping   bool
+	closing    chan struct{} // closed when shopping is over
+	healing    chan struct{} // closed when all faults are to end
+	faults     int           // going on
+	parted     bool          // machines are cut off from each other
+	severed    bool          // regions are
+	hinderedAt time.Duration // when regions may not have got what they wanted of each other, last
+	told       int           // counts what the Services are told to own
+	exposed    []*node       // the dead, while what they held is not yet held elsewhere
+	over       bool
 
 	count   counts
 	log     log
@@ -90,8 +91,8 @@ func newWorld(t *testing.T, seed uint64, out io.Writer) *world {
 	if oneIn(5) {
 		p.outbox = 2000 + w.rand.IntN(20000)
 	}
-	if oneIn(3) {
-		w.drawRegions(2 + w.rand.IntN(maxRegions-1))
+	if least := int(number(t, "REGIONS", 1)); oneIn(3) || least > 1 {
+		w.drawRegions(max(least, 2+w.rand.IntN(maxRegions-1)))
 	} else {
 		w.drawRegion()
 	}
@@ -480,6 +481,9 @@ func (w *world) anyReady() bool {
 // lookOften looks at all memories, again and again.
 func (w *world) lookOften() {
 	w.after(100*time.Millisecond, func() {
+		if w.hindered() {
+			w.hinderedAt = w.now
+		}
 		w.check.look()
 		w.check.settle()
 		w.lookOften()
