@@ -216,7 +216,7 @@ func (b *planted) catch(t *testing.T, root string, env ...string) {
 	}
 	run := exec.Command(binary, "-test.run=^TestSimulation$")
 	run.Dir = dir
-	run.Env = append(append(os.Environ(), "SEEDS=300", "FIRST=1"), env...)
+	run.Env = append(append(os.Environ(), "SEEDS=300", "FIRST=1", "FAILURES=1"), env...)
 	out, err := run.CombinedOutput()
 	if err == nil {
 		t.Fatal("no seed fails")
