@@ -29,14 +29,13 @@ type region struct {
 
 const maxRegions = 3
 
-func (w *world) addRegion(nodes, most int) *region {
+func (w *world) addRegion(nodes, most int) {
 	r := &region{name: fmt.Sprintf("r%d", len(w.regions)), number: len(w.regions), nodes: nodes, most: most}
 	r.database = newDatabase(w, "database")
 	if r.number > 0 {
 		r.database.name += fmt.Sprintf(" %d", r.number)
 	}
 	w.regions = append(w.regions, r)
-	return r
 }
 
 // introduce draws which machines others are told to join.
