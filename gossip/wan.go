@@ -34,7 +34,7 @@ func (w *wan) follow(ctx context.Context) {
 	var t term
 	var ends, met <-chan time.Time
 	if len(w.node.o.Join) > 0 {
-		met = time.After(meetFor)
+		met = time.After(meetFor) // who joins others knows by then who are bridges
 	}
 	for {
 		select {
@@ -48,10 +48,8 @@ func (w *wan) follow(ctx context.Context) {
 		}
 		self, others := w.node.members.all()
 		is := func(m Member) bool { return m.Start == self.Start }
-		elected := slices.ContainsFunc(elect(append(others, self)), is)
-		if met != nil && self.State == Joining && len(others) == 0 {
-			elected = false // it is about to meet those who are bridges
-		}
+		stranger := self.State == Joining && met != nil
+		elected := !stranger && slices.ContainsFunc(elect(append(others, self)), is)
 		bridge, again := t.next(elected, time.Now())
 		if ends = nil; again > 0 {
 			ends = time.After(again)
