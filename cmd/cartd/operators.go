@@ -230,7 +230,7 @@ func groupFindings(up, all []reading) (groups []group) {
 	}
 	for _, r := range all {
 		if r.err != nil {
-			add(finding{atRisk, "no answer", r.err.Error()}, "")
+			add(finding{level: atRisk, about: "no answer", says: r.err.Error()}, "")
 		}
 	}
 	slices.SortStableFunc(groups, func(a, b group) int { return cmp.Compare(b.level, a.level) })
@@ -259,7 +259,7 @@ func (g group) lines(asked int) []string {
 	const margin = 13
 	var lines []string
 	line := fmt.Sprintf("  %-9s ", g.about)
-	for _, word := range strings.Fields(where + g.says) { // errors may have several lines
+	for _, word := range strings.Fields(where + g.String()) { // errors may have several lines
 		if long := []rune(word); len(long) > screen-margin {
 			word = string(long[:screen-margin-1]) + "…"
 		}

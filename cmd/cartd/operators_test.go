@@ -195,7 +195,7 @@ func TestJudge(t *testing.T) {
 		test.change(z)
 		found, first := judge(z), ""
 		if len(found) > 0 {
-			first = found[0].about + ": " + found[0].says
+			first = found[0].about + ": " + found[0].String()
 		}
 		if got := worst(found); got != test.level || first != test.want {
 			t.Errorf("%s: %v, by %q; want %v, by %q", test.name, got, first, test.level, test.want)
@@ -297,10 +297,20 @@ func TestStatusFitsOnAScreen(t *testing.T) {
 			t.Errorf("no %q in\n%s", line, said)
 		}
 	}
+	for i, r := range two {
+		if r.status.Node.Bridge = i%3 < 2; i >= 3 {
+			r.status.Node.Name = fmt.Sprintf("10.1.0.%d:7946/f6", i-2)
+			two[i].address = fmt.Sprintf("10.1.0.%d:8081", i-2)
+		}
+		cutOff(&r.status.Regions[0])
+	}
+	said = fit("two regions that are cut off", atRisk, two)
+	if !strings.Contains(said, "at 3 of 6 nodes: us cannot be reached for 2h0m, and writes do not arrive there: i/o\n") {
+		t.Errorf("%s", said)
+	}
 	for _, r := range two {
 		lose(r.status, 2)
 		away(r.status)
-		cutOff(&r.status.Regions[0])
 		r.status.Clock = clockStatus{-3600, true}
 		r.status.Carts.UnderReplicated = 7
 		r.status.Abroad = 0

@@ -44,6 +44,14 @@ type finding struct {
 	level level
 	about string // holders, database, …
 	says  string
+	why   string // of what nodes may find for different reasons; or empty
+}
+
+func (f *finding) String() string {
+	if f.why == "" {
+		return f.says
+	}
+	return f.says + ": " + f.why
 }
 
 // judge tells how a node is, by its status alone, the worst first.
@@ -76,7 +84,7 @@ func worst(all []finding) (l level) {
 type findings []finding
 
 func (all *findings) add(l level, about, format string, args ...any) {
-	*all = append(*all, finding{l, about, fmt.Sprintf(format, args...)})
+	*all = append(*all, finding{level: l, about: about, says: fmt.Sprintf(format, args...)})
 }
 
 // shared reports whether the nodes of a region share the store: else its commit acknowledges nothing, but at a
@@ -212,7 +220,8 @@ func (all *findings) regions(z *status) {
 	for i := range z.Regions {
 		r := &z.Regions[i]
 		if !r.Reachable {
-			all.add(atRisk, "region", "%s cannot be reached for %s, and writes do not arrive there: %s", r.Region, z.age(r.Since), z.why(r))
+			says := fmt.Sprintf("%s cannot be reached for %s, and writes do not arrive there", r.Region, z.age(r.Since))
+			*all = append(*all, finding{atRisk, "region", says, z.why(r)})
 			continue
 		}
 		if z.Node.Bridge && r.linked() == 0 {
