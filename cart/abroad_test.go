@@ -175,3 +175,48 @@ func TestArrivals(t *testing.T) {
 		}
 	})
 }
+
+// A change that another region knows to be durable may come before the beginning of its cart is known to be: it is not
+// shown without that.
+func TestAPartFromAbroadIsNotShown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := peered(newFakeStore(), newFakeReplicator())
+		o.Tolerate = 2
+		s := start(t, o)
+		x := newForeign(t, time.Now(), 1)
+		d, state := author{t, 78, time.Now()}.step(x.states[0], addN("B", 1))
+		if held, _ := s.Arrive("us", true, x.id, payload(d)); !held {
+			t.Fatal("not held")
+		}
+		deliver(t, s, x.id, whole(state))
+		read := func() (*State, error) { return s.Read(t.Context(), x.id, Access{Trusted: true}, nil) }
+		if shown, err := read(); !errors.Is(err, &Error{Reason: Unavailable}) {
+			t.Errorf("%s is shown, %v", linesOf(shown), err)
+		}
+		s.Mark(9, x.id, mark{durable: extentOf(state)}.encode())
+		if shown, err := read(); err != nil || linesOf(shown) != linesOf(state) {
+			t.Errorf("%v, %v", shown, err)
+		}
+	})
+}
+
+// What is recent of a lag is so for 10 s at least, and forgotten after 20.
+func TestLag(t *testing.T) {
+	var l lag
+	begin := time.Unix(1_000_000_000, 0)
+	l.observe(3*time.Second, begin)
+	l.observe(time.Second, begin.Add(9*time.Second))
+	for _, step := range []struct{ after, want time.Duration }{
+		{9 * time.Second, 3 * time.Second},
+		{19 * time.Second, 3 * time.Second},
+		{20 * time.Second, 0},
+	} {
+		if got := l.read(begin.Add(step.after)); got.Recent != step.want || got.Count != 2 || got.Sum != 4*time.Second {
+			t.Errorf("after %v: %+v", step.after, got)
+		}
+	}
+	l.observe(time.Minute, begin.Add(21*time.Second))
+	if got := l.read(begin.Add(time.Hour)); got.Recent != 0 || got.Count != 3 {
+		t.Errorf("after an hour: %+v", got)
+	}
+}
