@@ -54,7 +54,7 @@ func (r *Run) Audit(ctx context.Context) Verdict {
 	began := time.Now()
 	r.mu.Lock()
 	v := Verdict{Sessions: int(r.totals.Sessions), Wrong: int(r.totals.Wrong)}
-	risks := &risks{slices.Clone(r.risks.windows)}
+	risks := slices.Clone(r.risks)
 	inspections := make([]*inspection, len(r.all))
 	for i, c := range r.all {
 		inspections[i] = &inspection{cart: c}
@@ -147,7 +147,7 @@ func (r *Run) differences(i *inspection) string {
 }
 
 // compare adds what the lines of the cart tell, in the light of the ledger, to a verdict.
-func (c *cart) compare(lines []api.LineItem, r *risks, v *Verdict) {
+func (c *cart) compare(lines []api.LineItem, r risks, v *Verdict) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	units := make(map[string]int64, len(c.lines))
