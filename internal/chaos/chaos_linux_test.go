@@ -194,7 +194,7 @@ func judge(t *testing.T, n nemesis, z row) {
 		t.Log(finding)
 	}
 	if z.convergence > converge {
-		t.Errorf("all nodes are equal %v after the fault was undone, not within %v", z.convergence, converge)
+		t.Errorf("all nodes are equal %v after the fault was undone, not within %v; before: %s", z.convergence, converge, z.verdict.Last)
 	}
 	if len(z.availability.failures) > 0 {
 		t.Logf("%d of %d attempts at nodes that have to answer were not answered as they should be: %v",

@@ -26,6 +26,7 @@ type Verdict struct {
 	Wrong      int           // answers that may never be, and operations that nobody took in time
 	Unequal    int           // carts that were not the same on all nodes when the context ended
 	Converged  time.Duration // from the call of Audit until all were the same, or the context ended
+	Last       string        // what nodes showed of the cart that was the same last, while it was not
 	Findings   []string      // one sentence each, at most 50
 }
 
@@ -65,6 +66,7 @@ func (r *Run) Audit(ctx context.Context) Verdict {
 		r.inspect(ctx, left)
 		left = slices.DeleteFunc(slices.Clone(left), (*inspection).equal)
 		if len(left) > 0 {
+			v.Last = r.differences(left[0])
 			select {
 			case <-ctx.Done():
 			case <-time.After(pollInterval / 4):
