@@ -770,3 +770,31 @@ func (z *faultyRegions) heal() {
 		}
 	}
 }
+
+// What a bridge passes on comes after the word that its region can be reached: sessions that are opened at once are
+// not lost on a node that has not heard of it.
+func TestWordGoesFirst(t *testing.T) {
+	s := connectedRegions(t, 3, "eu us")
+	s.cutAbroad()
+	for i, a := range s.actors {
+		a.cross(cartID(i))
+	}
+	s.run(5 * time.Second)
+	s.bridge()
+	s.settle()
+	s.tick() // bridges tell those of the other region
+	s.settle()
+	for range 3 { // one region is slower
+		for _, a := range s.in("eu") {
+			a.Tick()
+		}
+		s.settle()
+	}
+	s.run(2 * time.Second)
+	for _, a := range s.live() {
+		if !a.SyncedAbroad() {
+			t.Errorf("%s is not synced: %+v", a.name, a.Status())
+		}
+	}
+	s.expectOwned(cartID(0), cartID(3))
+}
