@@ -28,7 +28,7 @@ const (
 	patience = 30 * time.Second // bounds every wait for a host, and the audit
 )
 
-// cluster is one region, or several, and the shoppers.
+// cluster is one region or several, and the shoppers.
 type cluster struct {
 	t        *testing.T
 	ctx      context.Context // done when the run is interrupted
@@ -46,7 +46,7 @@ type cluster struct {
 	shoppers *workload.Run
 	cutOff   context.CancelFunc // has shoppers give up what they are at
 	broken   time.Time          // when the fault began
-	wrecked  *region            // the one that lost what it had not told others, or nil
+	wrecked  *region            // which lost what nobody else had; or nil
 }
 
 // newCluster starts a cluster, whose nodes are ready then. It is gone after the test; where that fails, what tells of
@@ -111,7 +111,7 @@ func (c *cluster) start(durability func(cart int) string) {
 	o := workload.Options{
 		Carts: carts, Clients: clients, Rest: pause, Seed: c.seed, FollowReady: true, Timeout: long,
 		Durability: durability, Observe: c.account.observe,
-		// A region that is cut off does not know of carts that took the place of others elsewhere: none does.
+		// A cart is replaced as late as can be: a region that is cut off knows nothing of the new one.
 		CartWrites: 1000,
 	}
 	for _, n := range c.nodes {

@@ -15,8 +15,8 @@ import (
 	"cartd/internal/workload"
 )
 
-// names of regions, where there are several.
-var names = []string{"eu", "us"}
+// regionNames are those of regions, where there are several.
+var regionNames = []string{"eu", "us"}
 
 // region is nodes and a database, each on a host of its own.
 type region struct {
@@ -35,7 +35,7 @@ func newRegion(c *cluster, net *network, p *prepared, n nemesis, i int) *region 
 	r := &region{t: c.t, cluster: c}
 	prefix := ""
 	if n.regions > 1 {
-		r.name = names[i]
+		r.name = regionNames[i]
 		prefix = r.name + "-"
 	}
 	nodes := size
@@ -65,7 +65,8 @@ func (r *region) databaseURL() string {
 
 func (r *region) serverLog() string { return filepath.Join(r.cluster.dir, r.host.name+".log") }
 
-// kill has all nodes die at once. What they, and what else is lost now, held alone is at risk.
+// kill has all nodes die at once. What they acknowledged is at risk, as far as at says; its end and its nodes are
+// filled in.
 func (r *region) kill(at workload.Risk) {
 	r.t.Helper()
 	for _, n := range r.nodes {
@@ -85,7 +86,7 @@ func (r *region) kill(at workload.Risk) {
 	r.cluster.wrecked = r
 }
 
-// start starts all nodes, and returns when they are ready.
+// start starts all nodes, and returns when they are ready and have to answer again.
 func (r *region) start() {
 	r.t.Helper()
 	for _, n := range r.nodes {
