@@ -30,6 +30,7 @@ type clusterConfig struct {
 	replicas      int
 	tolerate      int
 	drainTime     time.Duration
+	flushTime     time.Duration
 }
 
 const (
@@ -42,13 +43,17 @@ const (
 // maxReplicas bounds --replicas: each of them gets every write.
 const maxReplicas = 16
 
-// maxDrainTime bounds --drain-time: whoever stops a node waits for it.
-const maxDrainTime = time.Minute
+// Bounds of --drain-time and --flush-time: whoever stops a node waits for both.
+const (
+	maxDrainTime = time.Minute
+	minFlushTime = time.Second
+	maxFlushTime = time.Hour
+)
 
 // clusterFlags are the flags that mean nothing to a node that is alone.
 var clusterFlags = []string{
 	"join", "gossip-listen", "link-listen", "wan-listen", "join-wan", "advertise-host", "region", "zone", "replicas", "tolerate",
-	"drain-time",
+	"drain-time", "flush-time",
 }
 
 func (c *clusterConfig) flags(f *pflag.FlagSet) {
@@ -65,6 +70,7 @@ func (c *clusterConfig) flags(f *pflag.FlagSet) {
 	f.IntVar(&c.replicas, "replicas", 3, fmt.Sprintf("nodes of the region that own a cart, 2 to %d: they get its writes at once", maxReplicas))
 	f.IntVar(&c.tolerate, "tolerate", 1, "nodes that may fail at once without a loss: a write is acknowledged when one more holds it")
 	f.DurationVar(&c.drainTime, "drain-time", 2*time.Second, fmt.Sprintf("how long a node that is told to stop goes on serving, for balancers that have not noticed, 0 to %v", maxDrainTime))
+	f.DurationVar(&c.flushTime, "flush-time", time.Minute, fmt.Sprintf("how long it then waits for the database, or for enough others to hold what that lacks, %v to %v", minFlushTime, maxFlushTime))
 }
 
 // check reads the keys and refuses what is out of range.
@@ -92,6 +98,8 @@ func (c *clusterConfig) check(given func(flag string) bool) error {
 		return fmt.Errorf("--tolerate is %d, not 1 to %d: fewer than --replicas", c.tolerate, c.replicas-1)
 	case c.drainTime < 0 || c.drainTime > maxDrainTime:
 		return fmt.Errorf("--drain-time is %v, not 0 to %v", c.drainTime, maxDrainTime)
+	case c.flushTime < minFlushTime || c.flushTime > maxFlushTime:
+		return fmt.Errorf("--flush-time is %v, not %v to %v", c.flushTime, minFlushTime, maxFlushTime)
 	case given("advertise-host") && !isHost(c.advertiseHost):
 		return fmt.Errorf("--advertise-host is %q, not a host that others can reach: a name or an address, without a port", c.advertiseHost)
 	case len(c.joinWAN) > 0 && c.wanListen == "":

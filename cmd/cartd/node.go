@@ -27,10 +27,8 @@ const (
 	maxHeaderBytes    = 32 << 10
 	// stopTimeout bounds how long a stop waits for requests in flight, and then for the store.
 	stopTimeout = 15 * time.Second
-	// flushTimeout bounds how long it waits for the database, or for enough others to hold what that lacks.
-	flushTimeout = time.Minute
-	flushWarn    = 5 * time.Second // when it says so
-	leftTimeout  = time.Second     // for the rest, after that
+	flushWarn   = 5 * time.Second // when it says that it waits for --flush-time
+	leftTimeout = time.Second     // for the rest, after that
 	// joinTimeout bounds how long a node is not ready because it may lack what other nodes have. While the database
 	// cannot be read it bounds only how long it waits for those that it has no link with.
 	joinTimeout = 10 * time.Second
@@ -171,7 +169,7 @@ func (n *node) startService(ctx context.Context) error {
 		return err
 	}
 	n.onStop(stopTimeout, n.region.Stop)
-	n.onStop(flushTimeout, n.flush)
+	n.onStop(c.cluster.flushTime, n.flush)
 	return nil
 }
 
@@ -266,8 +264,8 @@ func (n *node) closing(next http.Handler) http.Handler {
 // enough of them have it. Until then it keeps it for them.
 func (n *node) flush(ctx context.Context) error {
 	late := time.AfterFunc(flushWarn, func() {
-		n.log.Warn("the database lacks writes, and too few other nodes hold them: the node goes on holding them, for a minute",
-			"database", n.unreachable())
+		n.log.Warn("the database lacks writes, and too few other nodes hold them: the node goes on holding them",
+			"for", n.config.cluster.flushTime, "database", n.unreachable())
 	})
 	defer late.Stop()
 	err := n.service.Flush(ctx)

@@ -100,6 +100,8 @@ func TestClusterSettings(t *testing.T) {
 		{"all to fail", with("--tolerate", "3"), nil, "--tolerate is 3, not 1 to 2"},
 		{"a long drain", with("--drain-time", "61s"), nil, "--drain-time is 1m1s, not 0 to 1m"},
 		{"a drain that is over before", with("--drain-time", "-1s"), nil, "--drain-time is -1s"},
+		{"a short flush", with("--flush-time", "999ms"), nil, "--flush-time is 999ms, not 1s to 1h"},
+		{"a long flush", with("--flush-time", "61m"), nil, "--flush-time is 1h1m0s"},
 		{"a drain alone", []string{"--drain-time", "1s"}, nil, "--drain-time is for a node"},
 		{"no region", with("--region", ""), nil, "--region"},
 		{"a region of two words", with("--region", "eu west"), nil, "--region"},
@@ -362,7 +364,7 @@ func TestRegionWithoutDatabase(t *testing.T) {
 	if code := a.readyStatus(); code != http.StatusServiceUnavailable {
 		t.Errorf("a node with neither peers nor a database is ready: %d", code)
 	}
-	b := startMember(t, key, []*member{a}, "--database-url", server.URL)
+	b := startMember(t, key, []*member{a}, "--database-url", server.URL, "--flush-time", "3s")
 	a.wantReady()
 	b.wantReady()
 	path := a.create(1)

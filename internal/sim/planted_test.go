@@ -184,7 +184,7 @@ func (b *planted) catch(t *testing.T, root string) {
 	}
 	run := exec.Command(binary, "-test.run=^TestSimulation$")
 	run.Dir = dir
-	run.Env = append(os.Environ(), "SEEDS=300", "FIRST=1")
+	run.Env = append(os.Environ(), "SEEDS=300", "FIRST=1", "FAILURES=1")
 	out, err := run.CombinedOutput()
 	if err == nil {
 		t.Fatal("no seed fails")

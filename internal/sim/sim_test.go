@@ -25,9 +25,9 @@ func number(t *testing.T, name string, otherwise uint64) uint64 {
 	return n
 }
 
-// TestSimulation runs SEEDS seeds from FIRST on, or just SEED.
+// TestSimulation runs SEEDS seeds from FIRST on, until FAILURES of them have failed, or just SEED.
 func TestSimulation(t *testing.T) {
-	first, seeds := number(t, "FIRST", 1), number(t, "SEEDS", 200)
+	first, seeds, most := number(t, "FIRST", 1), number(t, "SEEDS", 200), number(t, "FAILURES", 3)
 	if testing.Short() {
 		seeds = min(seeds, 20)
 	}
@@ -41,8 +41,8 @@ func TestSimulation(t *testing.T) {
 	sum := counts{}
 	var slowest time.Duration
 	began := time.Now()
-	failed := 0
-	for seed := first; seed < first+seeds && failed < 3; seed++ {
+	failed := uint64(0)
+	for seed := first; seed < first+seeds && failed < most; seed++ {
 		w := newWorld(t, seed, out)
 		failure := w.run()
 		sum.add(w.count)
