@@ -467,15 +467,15 @@ func TestFetchAsksAbroad(t *testing.T) {
 	s.cutAbroad()
 	s.actor(s.ownersIn("us", id)[0]).cross(id)
 	s.run(time.Second)
-	fetch := func(a *actor) (payloads int, complete bool) {
+	fetch := func(a *actor, lacking bool) (payloads int, complete bool) {
 		answered := false
-		a.Fetch(id, func(got [][]byte, all bool) { payloads, complete, answered = len(got), all, true })
+		a.Fetch(id, lacking, func(got [][]byte, all bool) { payloads, complete, answered = len(got), all, true })
 		s.run(500 * time.Millisecond)
 		expect(t, "it is answered", answered, true)
 		return payloads, complete
 	}
 	for _, a := range s.in("eu") { // a region serves alone
-		payloads, complete := fetch(a)
+		payloads, complete := fetch(a, true)
 		expect(t, "payloads", payloads, 0)
 		expect(t, "complete", complete, true)
 	}
@@ -485,7 +485,7 @@ func TestFetchAsksAbroad(t *testing.T) {
 	s.bridge()
 	s.run(50 * time.Millisecond)
 	for _, a := range s.in("eu") {
-		payloads, complete := fetch(a)
+		payloads, complete := fetch(a, false)
 		expect(t, "payloads", payloads, 1)
 		expect(t, "complete", complete, true)
 	}
@@ -494,8 +494,10 @@ func TestFetchAsksAbroad(t *testing.T) {
 	}
 	s.run(20 * time.Second)
 	for _, a := range s.in("eu") {
-		payloads, _ := fetch(a)
+		payloads, _ := fetch(a, false)
 		expect(t, "payloads, of this region alone", payloads, 2)
+		payloads, _ = fetch(a, true)
+		expect(t, "payloads, where this region is lacking something", payloads, 3)
 	}
 }
 
