@@ -50,7 +50,7 @@ var nemeses = []nemesis{
 	{name: "region-killed", regions: 2, fault: killRegion, available: most, loses: crossWindow},
 	{name: "database-wiped", regions: 2, fault: wipeDatabase, available: most},
 	{name: "region-wiped", regions: 2, fault: wipeRegion, available: most, loses: crossWindow},
-	{name: "resize", regions: 2, spare: true, fault: resize, available: most},
+	{name: "resize", regions: 2, spare: true, fault: resize, available: 100_000},
 }
 
 // selected returns the nemeses of a list of names with commas between them; "all" are all.

@@ -108,17 +108,20 @@ func wipeRegion(c *cluster) {
 	c.rest()
 }
 
-// resize: a region gets a fourth node, and one of the others is told to stop, and so on, once at least. In the end it
-// has four.
+// resize: a region gets a fourth node, one of the others is told to stop, is started again, and so on. In the end it has
+// four.
 func resize(c *cluster) {
 	nodes := c.regions[0].nodes
-	for out := size; ; {
+	out := size // the one that is not there
+	for {
 		nodes[out].start()
 		nodes[out].awaitReady()
-		if out != size && time.Since(c.broken) >= c.duration {
-			return
-		}
 		out = (out + 1 + c.random.IntN(size)) % len(nodes)
 		nodes[out].terminate()
+		if time.Since(c.broken) >= c.duration {
+			break
+		}
 	}
+	nodes[out].start()
+	nodes[out].awaitReady()
 }
