@@ -383,6 +383,24 @@ func TestUnknownCartsWithContext(t *testing.T) {
 	})
 }
 
+// A cart that the database of this region has lost is got from another one.
+func TestLostCartIsFetchedAbroad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, peers := newFakeStore(), newFakeReplicator()
+		x := newForeign(t, time.Now(), 3)
+		store.put(x.id, x.states[2])
+		s := start(t, peered(store, peers))
+		time.Sleep(10 * time.Second) // until it is in the index
+		store.goBack(x.id, nil)
+		peers.elsewhere = [][]byte{whole(x.states[3])}
+		x.client(t, s).want("A=3")
+		time.Sleep(10 * time.Second)
+		if state := store.state(x.id); state == nil || !extentOf(state).covers(x.states[3]) {
+			t.Errorf("stored is %v", state)
+		}
+	})
+}
+
 // A cart of which this region has a part alone, since its database lost the rest, is got from another one.
 func TestPartIsFetchedAbroad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

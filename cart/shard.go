@@ -162,7 +162,7 @@ func (s *Service) fetch(sh *shard, id ID, ask bool) (*resident, error) {
 	}
 	if doubtful {
 		states, complete := s.ask(id, false)
-		if len(states) == 0 && !began && (part != nil || absent && sh.keeps(id)) {
+		if len(states) == 0 && !began && (part != nil || absent && (sh.keeps(id) || sh.indexes(id))) {
 			states, complete = s.ask(id, true)
 		}
 		for _, state := range states {
