@@ -19,7 +19,7 @@ const (
 	frameHeader = 4               // bytes: the length of the body, big endian
 	readAhead   = 128 << 10       // bytes
 	writeTime   = 3 * time.Second // a peer that does not read for so long is as good as dead
-	maxRedial   = 2 * time.Second // the pauses between attempts to dial double from minRedial to maxRedial
+	maxRedial   = time.Second     // the pauses between attempts to dial double from minRedial to maxRedial
 	minRedial   = 100 * time.Millisecond
 )
 

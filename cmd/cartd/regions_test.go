@@ -133,7 +133,7 @@ func TestRegionIsLost(t *testing.T) {
 		}
 		killed := time.Now()
 		lost.killAll()
-		r.AtRisk(killed.Add(-flushWindow), time.Now()) // so many nodes failed at once
+		r.AtRisk(workload.Risk{From: killed.Add(-flushWindow), To: time.Now()}) // so many nodes failed at once
 		down.Store(true)
 		await(t, "the other region notices", func() bool { return !kept.node(0).status().Regions[0].Reachable })
 		more("a region is lost", 400, 80)
