@@ -107,6 +107,20 @@ func notBridged(regions [][]testNode) string {
 	return ""
 }
 
+// TestAdvertiseWAN: a process tells other regions of a host that its own does not hear of.
+func TestAdvertiseWAN(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, Options{
+			network: newMemoryNetwork().host("10.0.1.1"), WANListen: "0.0.0.0:7948", AdvertiseHost: "10.0.1.1", AdvertiseWAN: "192.0.2.7",
+		})
+		here, _ := n.members.all()
+		there, _ := n.wan.pool.all()
+		if here.LinkAddr != "10.0.1.1:7947" || there.LinkAddr != "192.0.2.7:7947" {
+			t.Errorf("its region is told of %s, and the others of %s", here.LinkAddr, there.LinkAddr)
+		}
+	})
+}
+
 func TestBridges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		regions := startRegions(t, newMemoryNetwork(), "eu", "us", "ap")

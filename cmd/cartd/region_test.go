@@ -111,6 +111,8 @@ func TestClusterSettings(t *testing.T) {
 		{"an address without a host", with("--join", "127.0.0.1:7946,:7946"), nil, `--join is ":7946"`},
 		{"a host with a port", with("--advertise-host", "10.0.0.7:7946"), nil, "--advertise-host"},
 		{"no host", with("--advertise-host", "0.0.0.0"), nil, "--advertise-host"},
+		{"a host for other regions with a port", wan("--advertise-wan-host", "10.0.0.7:7948"), nil, "--advertise-wan-host"},
+		{"a host for other regions without a port for them", with("--advertise-wan-host", "10.0.0.7"), nil, "give --wan-listen"},
 		{"an address to join elsewhere without a port", wan("--join-wan", "10.0.0.7"), nil, `--join-wan is "10.0.0.7"`},
 		{"other regions without a port for them", with("--join-wan", "10.0.0.7:7948", "--region", "eu"), nil, "give --wan-listen"},
 		{"other regions without a name", with("--wan-listen", ":7948"), nil, "give each a name of its own, as --region"},
