@@ -53,7 +53,7 @@ sim: ## simulate a region under SEEDS seeds, or under one, with its trace: SEED=
 	@$(if $(SEED),SEED='$(SEED)',SEEDS='$(SEEDS)') $(GO) test ./internal/sim -run '^TestSimulation$$' -count=1 -v -timeout 2h
 
 chaos: DURATION ?= 15s
-chaos: ## a region of hosts under one fault after another, or NEMESIS=kill,loss, for DURATION (15s) each (Linux, root)
+chaos: ## regions of hosts under one fault after another, or NEMESIS=kill,loss, for DURATION (15s) each (Linux, root)
 	@$(GO) test ./internal/chaos -run '^TestChaos$$' -count=1 -v -timeout 1h \
 		-chaos.nemesis '$(or $(NEMESIS),all)' -chaos.duration $(DURATION) $(if $(SEED),-chaos.seed $(SEED))
 

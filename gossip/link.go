@@ -19,7 +19,7 @@ const (
 	frameHeader = 4               // bytes: the length of the body, big endian
 	readAhead   = 16 << 10        // bytes: a record of TLS has no more
 	writeTime   = 3 * time.Second // a peer that does not read for so long is as good as dead
-	maxRedial   = 2 * time.Second // the pauses between attempts to dial double from minRedial to maxRedial
+	maxRedial   = time.Second     // the pauses between attempts to dial double from minRedial to maxRedial
 	minRedial   = 100 * time.Millisecond
 )
 

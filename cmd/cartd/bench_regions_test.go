@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"cartd/internal/pgtest"
 )
 
 const (
@@ -35,7 +37,7 @@ func BenchmarkRegions(b *testing.B) {
 	build(b)
 	const far = "127.0.0.2" // where the nodes of one region find those of the other
 	var way lateness
-	regions := startRegions(b, 3, []string{"eu", "us"}, "--wan-listen", far+":0", "--advertise-wan-host", far)
+	regions := startRegions(b, 3, []regionOn{{"eu", pgtest.New(b)}, {"us", pgtest.New(b)}}, "--wan-listen", far+":0", "--advertise-wan-host", far)
 	for _, r := range regions {
 		for _, n := range r.nodes {
 			(&delayed{b, far, oneWay, &way}).open(portOf(b, n.status().Node.LinkAddress))
