@@ -46,14 +46,14 @@ bench: ## run the benchmarks BENCH of PACKAGES, COUNT times
 	@$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) $(PACKAGES)
 
 bench-cluster: DURATION ?= 4s
-bench-cluster: ## adds at one node and at three, in ROUNDS rounds of DURATION (4s) a measurement (Linux, PostgreSQL)
-	@$(GO) test -run '^$$' -bench '^BenchmarkCluster$$' -timeout 2h ./cmd/cartd -cluster.rounds $(ROUNDS) -cluster.duration $(DURATION)
+bench-cluster: ## one node and three, two regions, and regions that grow, in ROUNDS rounds of DURATION (4s) a measurement (Linux, PostgreSQL)
+	@$(GO) test -run '^$$' -bench '^Benchmark(Cluster|Regions|Growth)$$' -timeout 2h ./cmd/cartd -cluster.rounds $(ROUNDS) -cluster.duration $(DURATION)
 
 sim: ## simulate a region under SEEDS seeds, or under one, with its trace: SEED=17
 	@$(if $(SEED),SEED='$(SEED)',SEEDS='$(SEEDS)') $(GO) test ./internal/sim -run '^TestSimulation$$' -count=1 -v -timeout 2h
 
 chaos: DURATION ?= 15s
-chaos: ## a region of hosts under one fault after another, or NEMESIS=kill,loss, for DURATION (15s) each (Linux, root)
+chaos: ## regions of hosts under one fault after another, or NEMESIS=kill,loss, for DURATION (15s) each (Linux, root)
 	@$(GO) test ./internal/chaos -run '^TestChaos$$' -count=1 -v -timeout 1h \
 		-chaos.nemesis '$(or $(NEMESIS),all)' -chaos.duration $(DURATION) $(if $(SEED),-chaos.seed $(SEED))
 

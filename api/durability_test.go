@@ -21,7 +21,7 @@ func (f *replicator) Replicate(_ [16]byte, _ []byte, held func(uint64)) {
 	}()
 }
 
-func (f *replicator) Fetch(_ [16]byte, answer func([][]byte, bool)) { go answer(nil, true) }
+func (f *replicator) Fetch(_ [16]byte, _ bool, answer func([][]byte, bool)) { go answer(nil, true) }
 
 func (f *replicator) Peers() int                               { return int(f.peers.Load()) }
 func (*replicator) Mark([16]byte, []byte)                      {}

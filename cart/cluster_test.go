@@ -400,6 +400,43 @@ func TestUnknownCartsWithContext(t *testing.T) {
 	})
 }
 
+// A cart that the database of this region has lost is got from another one.
+func TestLostCartIsFetchedAbroad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, peers := newFakeStore(), newFakeReplicator()
+		x := newForeign(t, time.Now(), 3)
+		store.put(x.id, x.states[2])
+		s := start(t, peered(store, peers))
+		time.Sleep(10 * time.Second) // until it is in the index
+		store.goBack(x.id, nil)
+		peers.elsewhere = [][]byte{whole(x.states[3])}
+		x.client(t, s).want("A=3")
+		time.Sleep(10 * time.Second)
+		if state := store.state(x.id); state == nil || !extentOf(state).covers(x.states[3]) {
+			t.Errorf("stored is %v", state)
+		}
+	})
+}
+
+// A cart of which this region has a part alone, since its database lost the rest, is got from another one.
+func TestPartIsFetchedAbroad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, peers := newFakeStore(), newFakeReplicator()
+		s := start(t, peered(store, peers))
+		x := newForeign(t, time.Now(), 3)
+		deliver(t, s, x.id, payload(x.deltas[2]))
+		c := x.client(t, s)
+		_, err := s.Read(t.Context(), x.id, c.access(), nil)
+		wantReason(t, err, Unavailable)
+		peers.elsewhere = [][]byte{whole(x.states[3])}
+		c.want("A=3")
+		time.Sleep(10 * time.Second)
+		if state := store.state(x.id); state == nil || !extentOf(state).covers(x.states[3]) {
+			t.Errorf("stored is %v", state)
+		}
+	})
+}
+
 // Whatever a peer sends, nothing panics and the cart of another node's making can be used.
 func FuzzPeer(f *testing.F) {
 	x := newForeign(f, time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC), 3)

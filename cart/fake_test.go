@@ -182,6 +182,7 @@ type fakeReplicator struct {
 	crossed    []crossed
 	abroad     int // processes of other regions
 	fetch      func(id ID) (payloads [][]byte, complete bool)
+	elsewhere  [][]byte      // what other regions answer to a fetch, where this one is lacking something
 	came       chan struct{} // a value for each delta
 }
 
@@ -271,7 +272,7 @@ func (f *fakeReplicator) Rank([16]byte) int {
 	return f.rank
 }
 
-func (f *fakeReplicator) Fetch(id [16]byte, answer func([][]byte, bool)) {
+func (f *fakeReplicator) Fetch(id [16]byte, lacking bool, answer func([][]byte, bool)) {
 	f.mu.Lock()
 	fetch := f.fetch
 	f.mu.Unlock()
@@ -279,6 +280,9 @@ func (f *fakeReplicator) Fetch(id [16]byte, answer func([][]byte, bool)) {
 	complete := true
 	if fetch != nil {
 		payloads, complete = fetch(id)
+	}
+	if lacking {
+		payloads = append(payloads, f.elsewhere...)
 	}
 	go answer(payloads, complete)
 }

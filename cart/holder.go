@@ -338,7 +338,7 @@ func (s *Service) refresh(r *resident) {
 		ctx, cancel := s.scheduler.WithTimeout(s.running, loadTimeout)
 		defer cancel()
 		stored, err := s.store.Load(ctx, r.id)
-		states, _ := s.ask(r.id)
+		states, _ := s.ask(r.id, false)
 		own := s.shard(r.id).owns(r.id)
 		r.mu.Lock()
 		defer r.mu.Unlock()

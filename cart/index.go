@@ -30,6 +30,14 @@ func (sh *shard) unindex(id ID) {
 	delete(sh.doubtful, id)
 }
 
+// indexes reports whether a cart is in the index, which it is while it is stored, as far as this node knows.
+func (sh *shard) indexes(id ID) bool {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	_, known := sh.versions[id]
+	return known
+}
+
 // forgetVersion takes a cart out of the index that is not stored, if nothing is known of it here.
 func (sh *shard) forgetVersion(id ID) {
 	sh.mu.Lock()

@@ -226,7 +226,7 @@ func (*node) Home() int { return -1 }
 
 func (n *node) Synced() bool { return n.synced.Load() }
 
-func (n *node) Fetch(id [16]byte, answer func([][]byte, bool)) {
+func (n *node) Fetch(id [16]byte, _ bool, answer func([][]byte, bool)) {
 	n.region.jobs.Go(func() {
 		time.Sleep(2 * time.Millisecond)
 		var payloads [][]byte

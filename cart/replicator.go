@@ -37,8 +37,9 @@ type Replicator interface {
 	Synced() bool
 
 	// Fetch asks the other nodes for what they have in memory of a cart. It calls answer once, with the
-	// whole, durable states that they have; complete tells whether all have answered.
-	Fetch(id [16]byte, answer func(payloads [][]byte, complete bool))
+	// whole, durable states that they have; complete tells whether all have answered. With lacking, which says that the
+	// nodes of this region have a part of it at most, those of others are asked, too.
+	Fetch(id [16]byte, lacking bool, answer func(payloads [][]byte, complete bool))
 }
 
 // Durability is how safe a write has to be before it is acknowledged.

@@ -161,7 +161,10 @@ func (s *Service) fetch(sh *shard, id ID, ask bool) (*resident, error) {
 		doubtful = ask && !(began && absent)
 	}
 	if doubtful {
-		states, complete := s.ask(id)
+		states, complete := s.ask(id, false)
+		if len(states) == 0 && !began && (part != nil || absent && (sh.keeps(id) || sh.indexes(id))) {
+			states, complete = s.ask(id, true)
+		}
 		for _, state := range states {
 			r.latest = crdt.Join(r.latest, state)
 			if r.durable != nil {
@@ -200,14 +203,15 @@ func (s *Service) fetch(sh *shard, id ID, ask bool) (*resident, error) {
 	return r, nil
 }
 
-// ask returns what the peers have in memory of a cart, and whether that is all.
-func (s *Service) ask(id ID) (states []*State, complete bool) {
+// ask returns what the peers have in memory of a cart, and whether that is all. Other regions are asked as well where
+// this one is lacking something of it.
+func (s *Service) ask(id ID, lacking bool) (states []*State, complete bool) {
 	var answer struct {
 		payloads [][]byte
 		complete bool
 	}
 	answered := make(chan struct{})
-	s.replicator.Fetch(id, func(payloads [][]byte, complete bool) {
+	s.replicator.Fetch(id, lacking, func(payloads [][]byte, complete bool) {
 		answer.payloads, answer.complete = payloads, complete
 		close(answered)
 	})

@@ -136,7 +136,7 @@ func TestConcurrentUse(t *testing.T) {
 					for n := range changes {
 						m.change(cartID(n%20), &held)
 						m.Mark(cartID(n%20), []byte("mark"))
-						m.Fetch(cartID(n%20), func([][]byte, bool) {})
+						m.Fetch(cartID(n%20), false, func([][]byte, bool) {})
 						if n%10 == 0 {
 							time.Sleep(time.Millisecond)
 						}

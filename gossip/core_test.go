@@ -341,7 +341,7 @@ func TestFetch(t *testing.T) {
 	}
 	fetch := func(a *actor, id [16]byte) *[]result {
 		results := new([]result)
-		a.Fetch(id, func(payloads [][]byte, complete bool) {
+		a.Fetch(id, false, func(payloads [][]byte, complete bool) {
 			*results = append(*results, result{len(payloads), complete})
 		})
 		return results

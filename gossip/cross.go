@@ -120,6 +120,7 @@ func (c *Core) route(p *peer, x *crossing, it *item) (from *region, here bool) {
 	if !p.abroad || x.process == c.o.Self.Start {
 		return r, true
 	}
+	c.tellRegions(c.o.Now()) // if there is news: who does not know yet that it can be reached takes nothing from a region
 	if x.process == 0 {
 		return r, c.toOwners(r, SlotOf(x.item.id), entry{encoded: it.encode()})
 	}

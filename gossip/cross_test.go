@@ -479,15 +479,15 @@ func TestFetchAsksAbroad(t *testing.T) {
 	s.cutAbroad()
 	s.actor(s.ownersIn("us", id)[0]).cross(id)
 	s.run(time.Second)
-	fetch := func(a *actor) (payloads int, complete bool) {
+	fetch := func(a *actor, lacking bool) (payloads int, complete bool) {
 		answered := false
-		a.Fetch(id, func(got [][]byte, all bool) { payloads, complete, answered = len(got), all, true })
+		a.Fetch(id, lacking, func(got [][]byte, all bool) { payloads, complete, answered = len(got), all, true })
 		s.run(500 * time.Millisecond)
 		expect(t, "it is answered", answered, true)
 		return payloads, complete
 	}
 	for _, a := range s.in("eu") { // a region serves alone
-		payloads, complete := fetch(a)
+		payloads, complete := fetch(a, true)
 		expect(t, "payloads", payloads, 0)
 		expect(t, "complete", complete, true)
 	}
@@ -497,7 +497,7 @@ func TestFetchAsksAbroad(t *testing.T) {
 	s.bridge()
 	s.run(50 * time.Millisecond)
 	for _, a := range s.in("eu") {
-		payloads, complete := fetch(a)
+		payloads, complete := fetch(a, false)
 		expect(t, "payloads", payloads, 1)
 		expect(t, "complete", complete, true)
 	}
@@ -506,8 +506,10 @@ func TestFetchAsksAbroad(t *testing.T) {
 	}
 	s.run(20 * time.Second)
 	for _, a := range s.in("eu") {
-		payloads, _ := fetch(a)
+		payloads, _ := fetch(a, false)
 		expect(t, "payloads, of this region alone", payloads, 2)
+		payloads, _ = fetch(a, true)
+		expect(t, "payloads, where this region is lacking something", payloads, 3)
 	}
 }
 
@@ -781,4 +783,32 @@ func (z *faultyRegions) heal() {
 			z.t.Errorf("%s of %s is not in sync: %+v", a.name, a.self.Region, a.Status().Regions)
 		}
 	}
+}
+
+// What a bridge passes on comes after the word that its region can be reached: sessions that are opened at once are
+// not lost on a node that has not heard of it.
+func TestWordGoesFirst(t *testing.T) {
+	s := connectedRegions(t, 3, "eu us")
+	s.cutAbroad()
+	for i, a := range s.actors {
+		a.cross(cartID(i))
+	}
+	s.run(5 * time.Second)
+	s.bridge()
+	s.settle()
+	s.tick() // bridges tell those of the other region
+	s.settle()
+	for range 3 { // one region is slower
+		for _, a := range s.in("eu") {
+			a.Tick()
+		}
+		s.settle()
+	}
+	s.run(2 * time.Second)
+	for _, a := range s.live() {
+		if !a.SyncedAbroad() {
+			t.Errorf("%s is not synced: %+v", a.name, a.Status())
+		}
+	}
+	s.expectOwned(cartID(0), cartID(3))
 }

@@ -33,9 +33,9 @@ func (a answers) call() {
 
 // Fetch asks all live peers for the durable state of a cart, as far as they have it in memory, and calls
 // answer with what came: once, after Fetch has returned, from any goroutine, when all have answered, or
-// after 150 ms. It is complete if every member has answered. Where this region may lack what another one has, who leads
-// the cart's slot there is asked, too, as far as it can be reached, for 400 ms.
-func (c *Core) Fetch(id [16]byte, answer func(payloads [][]byte, complete bool)) {
+// after 150 ms. It is complete if every member has answered. Where this region is lacking something of the cart, or may
+// be, who leads the cart's slot in each other region is asked, too, as far as it can be reached, for 400 ms.
+func (c *Core) Fetch(id [16]byte, lacking bool, answer func(payloads [][]byte, complete bool)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.requests++
@@ -51,7 +51,7 @@ func (c *Core) Fetch(id [16]byte, answer func(payloads [][]byte, complete bool))
 			f.lost = true
 		}
 	}
-	for _, p := range c.askAbroad(SlotOf(id)) {
+	for _, p := range c.askAbroad(SlotOf(id), lacking) {
 		f.waiting = append(f.waiting, p.start)
 		f.deadline = c.o.Now().Add(fetchWaitAbroad)
 		c.ask(p, it)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/hashicorp/memberlist"
 )
@@ -28,8 +29,12 @@ func (internet) Listen(ctx context.Context, addr string) (net.Listener, error) {
 	return c.Listen(ctx, "tcp", addr)
 }
 
+// dialTime is how long a connection may take to be made: beyond the second packet the kernel would wait too long with the
+// next one, for a network that is back.
+const dialTime = 2 * time.Second
+
 func (internet) Dial(ctx context.Context, addr string) (net.Conn, error) {
-	d := net.Dialer{Timeout: proofTime}
+	d := net.Dialer{Timeout: dialTime}
 	return d.DialContext(ctx, "tcp", addr)
 }
 

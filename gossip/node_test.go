@@ -573,7 +573,7 @@ func TestStatusAtAnyTime(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	answered := make(chan struct{})
-	n.Core().Fetch(cartID(1), func([][]byte, bool) { close(answered) })
+	n.Core().Fetch(cartID(1), false, func([][]byte, bool) { close(answered) })
 	select {
 	case <-answered:
 		t.Error("a job ran before the start")

@@ -164,8 +164,9 @@ func (c *Core) partners(yield func(*peer) bool) {
 }
 
 // askAbroad returns those processes that are to be asked for a cart, too, since they may have what this region lacks:
-// who leads its slot in a region that this one is not in sync with. The mutex is held.
-func (c *Core) askAbroad(slot int) (leaders []*peer) {
+// who leads its slot in each region that this one is not in sync with, or in all where it is known to be lacking
+// something. The mutex is held.
+func (c *Core) askAbroad(slot int, lacking bool) (leaders []*peer) {
 	now := c.o.Now()
 	for _, r := range c.regions {
 		if !r.reachable() {
@@ -174,7 +175,7 @@ func (c *Core) askAbroad(slot int) (leaders []*peer) {
 		p := r.placement.leader(slot)
 		switch {
 		case p == nil || !p.up:
-		case p.both.has(slot) && p.needsSync, !p.both.has(slot) && now.Before(r.settles):
+		case lacking, p.both.has(slot) && p.needsSync, !p.both.has(slot) && now.Before(r.settles):
 			leaders = append(leaders, p)
 		}
 	}

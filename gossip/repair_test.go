@@ -352,7 +352,7 @@ func random(t *rapid.T, s *scene) {
 		case 0:
 			draw("mark").Mark(cart(), []byte("m"))
 		case 1:
-			draw("fetch").Fetch(cart(), func([][]byte, bool) {})
+			draw("fetch").Fetch(cart(), false, func([][]byte, bool) {})
 		case 2:
 			a, b := draw("cut"), draw("from")
 			if a != b && a.Alive(b.start) {

@@ -33,7 +33,7 @@
 // load what nobody was told is durable; it is durable where they see it, since they read it from
 // the database.
 //
-// Any other error is one of the schema, of this program or of damaged data: nothing can be
+// Any other error is one of the schema, but for one that is missing, of this program or of damaged data: nothing can be
 // promised, and Commit returns it as it is.
 //
 // A damaged row: Load returns cart.ErrDamaged and the row stays as it is. Deltas of the cart become
@@ -50,6 +50,9 @@
 // A database that is away when the process starts: with Options.Lazy Open returns a store whose
 // breaker is open. Its first probe that reaches the database also does what Open would have done. What
 // Open would have refused then ends the store: Failed is closed, and Err tells why.
+//
+// A database without tables, where there were some, is an empty one that took the place of the one before: as after
+// an outage, its tables are made anew. Then it gets what the nodes hold.
 //
 // A server that runs with fsync=off may lose what it said is committed: Open refuses it. So does
 // each new connection for commits, since another server may have taken the place of the one that Open

@@ -29,6 +29,12 @@ func conflicts(err error) bool {
 	return errors.As(err, &e) && (e.Code == "40001" || e.Code == "40P01")
 }
 
+// lacksTable reports whether a table is not there: the database may be an empty one, in the place of another.
+func lacksTable(err error) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) && e.Code == "42P01"
+}
+
 // refused returns err as one that wraps cart.ErrNoRoom where the same changes may be committed
 // again, and err itself where that would fail for ever or the store was closed.
 func refused(err error) error {
@@ -49,6 +55,7 @@ func passes(err error) bool {
 		switch e.Code {
 		case "25006", // read only: a standby, after a failover
 			"40001", "40P01", "40003", // serialization, deadlock, outcome unknown
+			"42P01", // no such table: they are made anew
 			"55P03", // a lock was not to be had
 			"57014": // statement_timeout
 			return true

@@ -492,7 +492,6 @@ func TestErrorClasses(t *testing.T) {
 		"40P01": true,  // deadlock
 		"25006": true,  // a standby
 		"58030": true,  // I/O error
-		"42P01": false, // no such table
 		"42703": false, // no such column
 		"42501": false, // no such right
 		"23502": false, // a value is missing
@@ -510,14 +509,45 @@ func TestErrorClasses(t *testing.T) {
 	}
 }
 
-// TestSchemaGone: an error of the schema is not tried again.
+// TestSchemaGone: a schema that cannot be put right ends the store.
 func TestSchemaGone(t *testing.T) {
 	t.Parallel()
 	url := pgtest.New(t)
 	s := open(t, url, Options{})
 	execute(t, url, "DROP TABLE carts")
-	if err := s.Commit(background, []cart.Change{newBasket().add(t, "apples")}); err == nil || errors.Is(err, cart.ErrNoRoom) {
+	change := newBasket().add(t, "apples")
+	if err := s.Commit(background, []cart.Change{change}); !errors.Is(err, cart.ErrNoRoom) {
+		t.Errorf("got %v, want %v", err, cart.ErrNoRoom)
+	}
+	<-s.Failed()
+	if err := s.Commit(background, []cart.Change{change}); err == nil || errors.Is(err, cart.ErrNoRoom) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestEmptied: an empty database in the place of the one that was opened gets its tables anew, whether it was seen
+// that it came or not.
+func TestEmptied(t *testing.T) {
+	t.Parallel()
+	for _, seen := range []bool{true, false} {
+		server := pgtest.Start(t)
+		s := open(t, server.URL, Options{})
+		b := newBasket()
+		commit(t, s, b.add(t, "apples"))
+		server.Stop(t)
+		next := b.add(t, "pears")
+		if seen {
+			wantAway(t, s, b, next)
+		}
+		server.Wipe(t)
+		server.Restart(t)
+		commitAgain(t, s, next)
+		wantState(t, s, b)
+		select {
+		case <-s.Failed():
+			t.Error(s.Err())
+		default:
+		}
 	}
 }
 

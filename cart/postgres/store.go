@@ -149,15 +149,39 @@ func (s *Store) setUp(ctx context.Context) error {
 
 // probe returns nil where the database can be reached and may be used.
 func (s *Store) probe(ctx context.Context) error {
-	if err := s.setUp(ctx); err != nil {
-		if ctx.Err() == nil && !mayBeSetUpLater(err) {
-			return hopeless{err}
-		}
-		return err
+	err := s.setUp(ctx)
+	if err == nil {
+		err = s.restoreTables(ctx)
 	}
+	if err != nil && ctx.Err() == nil && !mayBeSetUpLater(err) {
+		return hopeless{err}
+	}
+	return err
+}
+
+// restoreTables makes the tables of a database that was set up and has none any more: an empty one took its place. What
+// the nodes hold they write there.
+func (s *Store) restoreTables(ctx context.Context) error {
 	waiting, cancel := s.patience(ctx)
 	defer cancel()
-	return s.readers.Ping(waiting)
+	missing, err := s.lacksTables(waiting)
+	if err != nil || !missing || s.opts.ReadOnly {
+		return err
+	}
+	s.log.Error("the database is empty; its tables are made anew")
+	if _, err := migrate(ctx, s.config, s.opts); err != nil {
+		return err
+	}
+	missing, err = s.lacksTables(waiting)
+	if missing {
+		err = errors.New("its schema is up to date, and its tables are missing")
+	}
+	return err
+}
+
+func (s *Store) lacksTables(ctx context.Context) (missing bool, err error) {
+	err = s.readers.QueryRow(ctx, "SELECT to_regclass('carts') IS NULL").Scan(&missing)
+	return missing, err
 }
 
 // fail ends the store: it is one that Open would have refused.
@@ -199,7 +223,7 @@ func (s *Store) reach(ctx context.Context, operation func() error) error {
 	begin := time.Now()
 	err = operation()
 	switch {
-	case gone(err):
+	case gone(err), lacksTable(err):
 		s.lost(turn, err)
 	case !silent(err):
 		s.answered()

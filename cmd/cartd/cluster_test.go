@@ -30,38 +30,43 @@ type cluster struct {
 	key  string // the file
 	args []string
 
-	abroad *cluster // another region, which its nodes join; or nil
-
 	mu    sync.Mutex
 	nodes []*clusterNode // one that died stays until it is replaced
 }
 
 type clusterNode struct {
 	*process
-	gossip, wan, startID string
+	gossip, wan, startID string // wan: none where it has no such address
 }
 
 // newCluster starts so many nodes, with further arguments. They are ready then.
 func newCluster(t testing.TB, size int, url string, args ...string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, url: url, key: filepath.Join(t.TempDir(), "key"), args: args}
-	if err := os.WriteFile(c.key, []byte(gossip.GenerateKey().Text()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c.start(size)
-	return c
+	return newClusterWith(t, newKey(t), size, url, args...)
 }
 
-// start starts so many nodes, which are ready then.
-func (c *cluster) start(size int) {
-	c.t.Helper()
+// newKey returns a file with a key.
+func newKey(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(path, []byte(gossip.GenerateKey().Text()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// newClusterWith is newCluster for one of several regions, which have one key.
+func newClusterWith(t testing.TB, key string, size int, url string, args ...string) *cluster {
+	t.Helper()
+	c := &cluster{t: t, url: url, key: key, args: args}
 	for range size {
 		n := c.launch()
 		c.nodes = append(c.nodes, n)
 	}
 	for _, n := range c.nodes {
-		await(c.t, "all nodes are linked and ready", func() bool { return n.status().Linked == size-1 && n.readyStatus() == http.StatusOK })
+		await(t, "all nodes are linked and ready", func() bool { return n.status().Linked == size-1 && n.readyStatus() == http.StatusOK })
 	}
+	return c
 }
 
 // launch starts a node that joins those that are there.
@@ -76,9 +81,7 @@ func (c *cluster) launch() *clusterNode {
 	args = append(args, c.args...)
 	for _, n := range c.nodes {
 		args = append(args, "--join", n.gossip)
-	}
-	if c.abroad != nil {
-		for _, n := range c.abroad.nodes {
+		if n.wan != "" {
 			args = append(args, "--join-wan", n.wan)
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"os/exec"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -15,25 +17,37 @@ import (
 	"cartd/internal/workload"
 )
 
-// newRegions starts two regions of two nodes, each with a database of its own. They reach each other then.
-func newRegions(t testing.TB, eu, us string) (regions [2]*cluster) {
+// regionOn is a region, and the database that it is on.
+type regionOn struct{ name, database string }
+
+// startRegions starts regions of so many nodes each, with further arguments.
+func startRegions(t testing.TB, size int, places []regionOn, more ...string) (regions []*cluster) {
 	t.Helper()
-	inRegion := func(name string) []string { return []string{"--region", name, "--wan-listen", "127.0.0.1:0"} }
-	regions[0] = newCluster(t, 2, eu, inRegion("eu")...)
-	regions[1] = &cluster{t: t, url: us, key: regions[0].key, args: inRegion("us"), abroad: regions[0]}
-	regions[1].start(2)
-	for _, c := range regions {
-		for i := range c.nodes {
-			await(t, "the regions reach each other", func() bool { return c.reaches(i) })
+	key := newKey(t)
+	for _, p := range places {
+		args := append([]string{"--region", p.name, "--wan-listen", "127.0.0.1:0"}, more...)
+		for _, r := range regions {
+			args = append(args, "--join-wan", r.node(0).wan)
 		}
+		regions = append(regions, newClusterWith(t, key, size, p.database, args...))
 	}
 	return regions
 }
 
-// reaches reports whether a node reaches another region, and is in sync with it.
-func (c *cluster) reaches(i int) bool {
-	z := c.node(i).status()
-	return len(z.Regions) == 1 && z.Regions[0].Reachable && z.Regions[0].NeedSync == 0
+// awaitRegions returns when each node reaches all other regions, and is in sync with them.
+func awaitRegions(t testing.TB, regions []*cluster) {
+	t.Helper()
+	for _, r := range regions {
+		for i := range r.nodes {
+			await(t, "a node reaches the other regions", func() bool { return r.node(i).reaches(len(regions) - 1) })
+		}
+	}
+}
+
+// reaches reports whether a node reaches so many other regions, and is in sync with them.
+func (n *clusterNode) reaches(regions int) bool {
+	all := n.status().Regions
+	return len(all) == regions && !slices.ContainsFunc(all, func(r regionStatus) bool { return !r.Reachable || r.NeedSync > 0 })
 }
 
 // killAll kills the nodes of a region, which has none then that is to be counted on.
@@ -79,9 +93,9 @@ func (c *cluster) seen(i int, paths []string) map[string]string {
 }
 
 // TestRegionIsLost: clients go from node to node of two regions, while all nodes of one are killed and come back: once
-// with their database, and once with an empty one, when the clients have gone elsewhere. The other region goes on taking writes. Before a node that came
-// back is ready it has what was written meanwhile. Nothing is lost, nothing counts twice, and in the end all show the
-// same, and so does a node that has it from the database that was empty.
+// with their database, and once with an empty one, when the clients have gone elsewhere. The other region goes on taking
+// writes. Before a node that came back is ready it has what was written meanwhile. Nothing is lost, nothing counts twice,
+// and in the end all show the same, and so does a node that has it from the database that was empty.
 func TestRegionIsLost(t *testing.T) {
 	build(t)
 	t.Parallel()
@@ -91,7 +105,8 @@ func TestRegionIsLost(t *testing.T) {
 	}
 	t.Logf("-cluster.seed=%d", seed)
 	us := pgtest.New(t)
-	regions := newRegions(t, pgtest.New(t), us)
+	regions := startRegions(t, 2, []regionOn{{"eu", pgtest.New(t)}, {"us", us}})
+	awaitRegions(t, regions)
 	kept, lost := regions[0], regions[1]
 
 	var down atomic.Bool // the nodes of the region that is lost
@@ -133,7 +148,7 @@ func TestRegionIsLost(t *testing.T) {
 		}
 		killed := time.Now()
 		lost.killAll()
-		r.AtRisk(killed.Add(-flushWindow), time.Now()) // so many nodes failed at once
+		r.AtRisk(workload.Risk{From: killed.Add(-flushWindow), To: time.Now()}) // so many nodes failed at once
 		down.Store(true)
 		await(t, "the other region notices", func() bool { return !kept.node(0).status().Regions[0].Reachable })
 		more("a region is lost", 400, 80)
@@ -225,7 +240,8 @@ func TestHoldersAbroad(t *testing.T) {
 	build(t)
 	t.Parallel()
 	server := pgtest.Start(t)
-	regions := newRegions(t, server.URL, pgtest.New(t))
+	regions := startRegions(t, 2, []regionOn{{"eu", server.URL}, {"us", pgtest.New(t)}})
+	awaitRegions(t, regions)
 	eu, us := regions[0], regions[1]
 	left := eu.node(0)
 	path := left.create(1)
@@ -264,5 +280,53 @@ func TestHoldersAbroad(t *testing.T) {
 	fresh := startOn(t, "--database-url", server.URL)
 	if got := fresh.must("GET", path, ""); !same(got, shown) {
 		t.Errorf("the database has %d %s, not %s", got.status, got.body, shown.body)
+	}
+}
+
+// TestNoRegionToReach: a node that no other region answers starts all the same, and says that it knows none.
+func TestNoRegionToReach(t *testing.T) {
+	t.Parallel()
+	key := strings.TrimSpace(keygen(t))
+	m := startMember(t, key, nil, "--database-url", pgtest.New(t), "--region", "eu", "--wan-listen", "127.0.0.1:0", "--join-wan", "127.0.0.1:1")
+	if z := m.debug(); z.Ready || z.Checks["joining"] == "ok" {
+		t.Errorf("it waits for no other region: %v", z.Checks)
+	}
+	m.wantReady()
+	if _, said, _ := ask(t, "status", "--admin", m.adminAddr.String()); !strings.Contains(said, "no other one is known") {
+		t.Errorf("%s", said)
+	}
+}
+
+// TestReplayRegions: the days of a real shop, or an invented one, are replayed over three regions, each country's invoices
+// at one of them. Every node of every region then shows every cart as the files say.
+func TestReplayRegions(t *testing.T) {
+	_, cartload := build(t)
+	t.Parallel()
+	places := []regionOn{{"eu", pgtest.New(t)}, {"us", pgtest.New(t)}, {"ap", pgtest.New(t)}}
+	regions := startRegions(t, 2, places)
+	awaitRegions(t, regions)
+	var targets []string
+	for i, r := range regions {
+		for _, n := range r.nodes {
+			targets = append(targets, places[i].name+"="+n.api)
+		}
+	}
+	said, err := exec.CommandContext(t.Context(), cartload,
+		append([]string{"replay", "--target", strings.Join(targets, ",")}, days(t)...)...).CombinedOutput()
+	t.Logf("\n%s", said)
+	if err != nil {
+		t.Errorf("cartload: %v", err)
+	}
+	for _, p := range places {
+		if !strings.Contains(string(said), "entered at "+p.name) {
+			t.Errorf("nothing entered at %s", p.name)
+		}
+	}
+	if t.Failed() {
+		for i, r := range regions {
+			for _, n := range r.nodes {
+				t.Logf("a node of %s:\n%s", places[i].name, n.output())
+			}
+		}
 	}
 }

@@ -48,12 +48,16 @@ type share struct {
 	failures  map[string]int // the others, by what they got
 }
 
-// availability returns the share of attempts that succeeded, of those that no period of their node overlaps.
-func availability(attempts []workload.Attempt, away [][]period) share {
+// availability returns the share of attempts that succeeded, of those that no period of their node overlaps, and whose
+// failure is not forgiven.
+func availability(attempts []workload.Attempt, away [][]period, forgives func(workload.Attempt) bool) share {
 	s := share{failures: make(map[string]int)}
 	for _, z := range attempts {
 		ended := z.Began.Add(z.Took)
 		if slices.ContainsFunc(away[z.Node], func(p period) bool { return p.overlaps(z.Began, ended) }) {
+			continue
+		}
+		if z.Outcome != workload.OK && forgives(z) {
 			continue
 		}
 		s.all++

@@ -33,11 +33,13 @@ const (
 	takesOver = time.Second
 	// flushWindow is how long a write may be in the memory of nodes alone.
 	flushWindow = 5 * time.Second
+	// crossWindow is how long a write may be in one region alone, while there is a way to the others.
+	crossWindow = time.Second
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// prepared is what all regions of a run share.
+// prepared is what all clusters of a run share.
 type prepared struct {
 	ctx   context.Context // done when the run is interrupted
 	dir   string
@@ -45,7 +47,7 @@ type prepared struct {
 	data  string // the files of an empty database
 }
 
-// TestChaos has each nemesis at work in a region of its own.
+// TestChaos has each nemesis at work in a cluster of its own.
 func TestChaos(t *testing.T) {
 	if *chaosNemesis == "" {
 		t.Skip("nemeses are asked for: make chaos")
@@ -69,13 +71,13 @@ func TestChaos(t *testing.T) {
 			if _, err := exec.LookPath(n.needs); n.needs != "" && err != nil {
 				t.Skipf("%s is not installed", n.needs)
 			}
-			rows = append(rows, try(newRegion(t, p, n, seed, *chaosDuration), n))
+			rows = append(rows, try(newCluster(t, p, n, seed, *chaosDuration), n))
 		})
 	}
-	fmt.Printf("\n%d carts, %d nodes, %d clients, faults of %v, SEED=%d\n\n%s\n", carts, size, clients, *chaosDuration, seed, table(rows))
+	fmt.Printf("\n%d carts, %d nodes a region, %d clients, faults of %v, SEED=%d\n\n%s\n", carts, size, clients, *chaosDuration, seed, table(rows))
 }
 
-// prepare makes what all regions share, and skips the test where something is missing.
+// prepare makes what all clusters share, and skips the test where something is missing.
 func prepare(t *testing.T) *prepared {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -120,12 +122,12 @@ func prepare(t *testing.T) *prepared {
 	return p
 }
 
-// try has a nemesis at work in a region, and checks what came of it.
-func try(r *region, n nemesis) row {
-	t := r.t
+// try has a nemesis at work in a cluster, and checks what came of it.
+func try(c *cluster, n nemesis) row {
+	t := c.t
 	t.Helper()
 	var durability func(cart int) string
-	if n.loses {
+	if n.loses > 0 {
 		durability = func(cart int) string {
 			if cart%4 == 0 {
 				return ""
@@ -133,49 +135,48 @@ func try(r *region, n nemesis) row {
 			return "database"
 		}
 	}
-	r.start(durability)
+	c.start(durability)
 	began := time.Now()
-	r.pass(warmUp)
-	if n.loses {
-		r.pass(flushWindow) // so that there are writes that may not be lost
-	}
+	c.pass(warmUp + n.loses) // so that there are writes that may not be lost
 
 	before := make(map[*exec.Cmd]int) // a process that is started counts from 0
-	for _, n := range r.nodes {
+	for _, n := range c.atWork() {
 		before[n.cmd] = n.statesSent()
 	}
-	r.broken = time.Now()
-	n.fault(r)
+	c.broken = time.Now()
+	n.fault(c)
 	undone := time.Now()
-	if n.loses {
-		r.shoppers.AtRisk(r.broken.Add(-flushWindow), r.broken)
+	if n.loses > 0 {
 		// Who was shown what is lost now would ask for it for 5 s, before going on without. Nobody waits for answers.
-		for _, n := range r.nodes {
+		for _, n := range c.nodes {
 			n.leave()
 		}
-		r.cutOff()
+		c.cutOff()
 	}
-	r.shoppers.Stop()
+	c.shoppers.Stop()
 	worked := time.Since(began)
-	ctx, cancel := context.WithTimeout(r.ctx, patience)
+	ctx, cancel := context.WithTimeout(c.ctx, patience)
 	defer cancel()
 	audit := time.Now()
-	verdict := r.shoppers.Audit(ctx)
+	verdict := c.shoppers.Audit(ctx)
 
-	attempts := r.account.since(r.broken)
+	attempts := c.account.since(c.broken)
 	z := row{
 		nemesis:      n.name,
-		totals:       r.shoppers.Totals(),
+		totals:       c.shoppers.Totals(),
 		verdict:      verdict,
-		availability: availability(attempts, r.away()),
-		gap:          longestGap(attempts, r.broken, undone),
+		availability: availability(attempts, c.away(), c.forgives),
+		gap:          longestGap(attempts, c.broken, undone),
 		convergence:  audit.Sub(undone) + verdict.Converged,
 	}
-	for _, n := range r.nodes {
+	for _, n := range c.nodes {
 		z.statesSent += n.statesSent() - before[n.cmd]
 	}
 	if n.kills {
-		z.takeOver = takeOver(r.account.since(began), r.broken, undone)
+		z.takeOver = takeOver(c.account.since(began), c.broken, undone)
+	}
+	for _, r := range c.regions {
+		c.await("the database has all carts", func() bool { return r.stored() >= len(c.shoppers.Carts()) })
 	}
 	t.Logf("%.0f requests/s; %v", float64(z.totals.Attempts)/worked.Seconds(), z.totals)
 	judge(t, n, z)
@@ -193,7 +194,7 @@ func judge(t *testing.T, n nemesis, z row) {
 		t.Log(finding)
 	}
 	if z.convergence > converge {
-		t.Errorf("all nodes are equal %v after the fault was undone, not within %v", z.convergence, converge)
+		t.Errorf("all nodes are equal %v after the fault was undone, not within %v; before: %s", z.convergence, converge, z.verdict.Last)
 	}
 	if len(z.availability.failures) > 0 {
 		t.Logf("%d of %d attempts at nodes that have to answer were not answered as they should be: %v",

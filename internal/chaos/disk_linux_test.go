@@ -51,9 +51,9 @@ func (r *region) fill() (free func()) {
 }
 
 // disk is the folder where the disk of the database is, if that has one of its own.
-func (r *region) disk() string { return filepath.Join(r.dir, "disk") }
+func (r *region) disk() string { return filepath.Join(r.cluster.dir, "disk") }
 
-func (r *region) straceLog() string { return filepath.Join(r.dir, "strace.log") }
+func (r *region) straceLog() string { return filepath.Join(r.cluster.dir, "strace.log") }
 
 // inject tampers with every fsync of the database, as --inject of strace has it, until stop is called.
 func (r *region) inject(what string) (stop func()) {
@@ -81,7 +81,7 @@ func (r *region) inject(what string) (stop func()) {
 		<-done
 	}
 	r.t.Cleanup(stop)
-	r.await("strace is attached", func() bool {
+	r.cluster.await("strace is attached", func() bool {
 		select {
 		case <-done:
 			r.t.Fatalf("strace: %s", said.String())

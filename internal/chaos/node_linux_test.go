@@ -38,16 +38,21 @@ const (
 	adminPort  = 8081
 	gossipPort = 7946
 	linkPort   = 7947
+	wanPort    = 7948
 )
 
 // start starts the process.
 func (n *node) start() {
 	n.t.Helper()
-	on := func(port int) string { return n.address.String() + ":" + strconv.Itoa(port) }
-	var others []string
-	for _, o := range n.region.nodes {
-		if o != n {
-			others = append(others, o.address.String()+":"+strconv.Itoa(gossipPort))
+	at := func(host *host, port int) string { return host.address.String() + ":" + strconv.Itoa(port) }
+	on := func(port int) string { return at(n.host, port) }
+	var others, abroad []string
+	for _, o := range n.region.cluster.nodes {
+		switch {
+		case o.region != n.region:
+			abroad = append(abroad, at(o.host, wanPort))
+		case o != n:
+			others = append(others, at(o.host, gossipPort))
 		}
 	}
 	logs, err := os.OpenFile(n.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -55,10 +60,16 @@ func (n *node) start() {
 		n.t.Fatal(err)
 	}
 	defer logs.Close()
-	n.cmd = n.exec(n.region.cartd, "serve", "--dev",
+	args := []string{
+		"serve", "--dev",
 		"--listen", on(apiPort), "--admin-listen", on(adminPort), "--gossip-listen", on(gossipPort), "--link-listen", on(linkPort),
-		"--cluster-key-file", n.region.key, "--zone", n.name, "--join", strings.Join(others, ","),
-		"--database-url", n.region.databaseURL())
+		"--cluster-key-file", n.region.cluster.key, "--zone", n.name, "--join", strings.Join(others, ","),
+		"--database-url", n.region.databaseURL(),
+	}
+	if len(abroad) > 0 {
+		args = append(args, "--region", n.region.name, "--wan-listen", on(wanPort), "--join-wan", strings.Join(abroad, ","))
+	}
+	n.cmd = n.exec(n.region.cluster.cartd, args...)
 	n.cmd.Env = environment()
 	n.cmd.Stdout, n.cmd.Stderr = logs, logs
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupted test ends it in its own order
@@ -104,7 +115,7 @@ func (n *node) kill() {
 func (n *node) terminate() {
 	n.t.Helper()
 	n.signal(syscall.SIGTERM)
-	n.region.await(n.name+" has stopped", n.hasEnded)
+	n.region.cluster.await(n.name+" has stopped", n.hasEnded)
 	if code := n.cmd.ProcessState.ExitCode(); code != 0 {
 		n.t.Errorf("%s: exit code %d after SIGTERM", n.name, code)
 	}
@@ -122,7 +133,7 @@ func (n *node) hasEnded() bool {
 // awaitReady waits until the node says that it is ready.
 func (n *node) awaitReady() {
 	n.t.Helper()
-	n.region.await(n.name+" is ready", func() bool {
+	n.region.cluster.await(n.name+" is ready", func() bool {
 		if n.hasEnded() {
 			n.t.Fatalf("%s has ended: %v", n.name, n.cmd.ProcessState)
 		}
@@ -149,10 +160,24 @@ func (n *node) back() {
 
 // status is what is read of /debug/cluster.
 type status struct {
-	Linked int
-	Carts  struct {
-		Indexed bool
+	Node    struct{ Bridge bool }
+	Linked  int
+	Regions []struct {
+		Reachable bool
+		NeedSync  int `json:"need_sync"`
 	}
+	Carts struct{ Indexed bool }
+}
+
+// isInSync reports whether the node has links with all others of its region, and has been compared with every other
+// region.
+func (z status) isInSync(regions int) bool {
+	for _, r := range z.Regions {
+		if !r.Reachable || r.NeedSync > 0 {
+			return false
+		}
+	}
+	return z.Linked == size-1 && z.Carts.Indexed && len(z.Regions) == regions-1
 }
 
 func (n *node) status() (z status) {

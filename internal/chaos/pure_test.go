@@ -18,6 +18,9 @@ func attempt(node, from, to int, outcome workload.Outcome) workload.Attempt {
 
 func TestAvailability(t *testing.T) {
 	const good, bad = workload.OK, workload.Refused
+	forgives := func(z workload.Attempt) bool { return z.Problem == "forgiven" }
+	forgiven := attempt(1, 100, 200, bad)
+	forgiven.Problem = "forgiven"
 	away := [][]period{{{at(100), at(200)}, {at(300), time.Time{}}}, nil}
 	for _, test := range []struct {
 		what      string
@@ -32,10 +35,11 @@ func TestAvailability(t *testing.T) {
 		{"between", attempt(0, 201, 299, good), 1, 1},
 		{"away for good", attempt(0, 1000, 1001, bad), 0, 0},
 		{"another node", attempt(1, 100, 200, bad), 0, 1},
+		{"forgiven", forgiven, 0, 0},
 		{"no answer", attempt(1, 100, 200, workload.Unknown), 0, 1},
 		{"an answer that may never be", attempt(1, 100, 200, workload.Wrong), 0, 1},
 	} {
-		if s := availability([]workload.Attempt{test.attempt}, away); s.good != test.good || s.all != test.all {
+		if s := availability([]workload.Attempt{test.attempt}, away, forgives); s.good != test.good || s.all != test.all {
 			t.Errorf("%s: %d of %d, not %d of %d", test.what, s.good, s.all, test.good, test.all)
 		}
 	}

@@ -1,6 +1,7 @@
 package pgtest
 
 import (
+	"errors"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -32,6 +33,14 @@ func (s *Server) Database(tb testing.TB, name string) string {
 	}
 	u.Path = "/" + name
 	return u.String()
+}
+
+// Wipe replaces the data of a server that was stopped or killed by those that it began with.
+func (s *Server) Wipe(tb testing.TB) {
+	tb.Helper()
+	if err := errors.Join(os.RemoveAll(s.data()), s.fill()); err != nil {
+		tb.Fatal(err)
+	}
 }
 
 // Recover starts a server that was stopped with a base backup, a directory in its own, in the place of its data,

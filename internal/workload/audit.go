@@ -26,6 +26,7 @@ type Verdict struct {
 	Wrong      int           // answers that may never be, and operations that nobody took in time
 	Unequal    int           // carts that were not the same on all nodes when the context ended
 	Converged  time.Duration // from the call of Audit until all were the same, or the context ended
+	Last       string        // what nodes showed of the cart that was the same last, while it was not
 	Findings   []string      // one sentence each, at most 50
 }
 
@@ -54,7 +55,7 @@ func (r *Run) Audit(ctx context.Context) Verdict {
 	began := time.Now()
 	r.mu.Lock()
 	v := Verdict{Sessions: int(r.totals.Sessions), Wrong: int(r.totals.Wrong)}
-	risks := &risks{slices.Clone(r.risks.windows)}
+	risks := slices.Clone(r.risks)
 	inspections := make([]*inspection, len(r.all))
 	for i, c := range r.all {
 		inspections[i] = &inspection{cart: c}
@@ -65,6 +66,7 @@ func (r *Run) Audit(ctx context.Context) Verdict {
 		r.inspect(ctx, left)
 		left = slices.DeleteFunc(slices.Clone(left), (*inspection).equal)
 		if len(left) > 0 {
+			v.Last = r.differences(left[0])
 			select {
 			case <-ctx.Done():
 			case <-time.After(pollInterval / 4):
@@ -147,7 +149,7 @@ func (r *Run) differences(i *inspection) string {
 }
 
 // compare adds what the lines of the cart tell, in the light of the ledger, to a verdict.
-func (c *cart) compare(lines []api.LineItem, r *risks, v *Verdict) {
+func (c *cart) compare(lines []api.LineItem, r risks, v *Verdict) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	units := make(map[string]int64, len(c.lines))

@@ -148,12 +148,12 @@ func TestAuditCounts(t *testing.T) {
 				}
 			}
 			check(test.want)
-			r.AtRisk(began.Add(-time.Hour), began.Add(-time.Minute)) // nothing was acknowledged then
+			r.AtRisk(Risk{From: began.Add(-time.Hour), To: began.Add(-time.Minute)}) // nothing was acknowledged then
 			check(test.want)
-			r.AtRisk(began, time.Now())
+			r.AtRisk(Risk{From: began, To: time.Now()})
 			check(test.atRisk)
 
-			r.risks.windows = nil
+			r.risks = nil
 			for id, lines := range before {
 				f.carts[id].lines = lines
 			}
@@ -179,7 +179,7 @@ func TestAuditDatabase(t *testing.T) {
 	if z := r.Totals(); z.ByPeers == 0 || z.ByDatabase == 0 || z.ByPeers+z.ByDatabase != z.Acknowledged {
 		t.Errorf("each cart should have been acknowledged in its own way: %v", z)
 	}
-	r.AtRisk(began, time.Now())
+	r.AtRisk(Risk{From: began, To: time.Now()})
 	for _, c := range r.all {
 		f.mu.Lock()
 		clear(f.carts[c.id].lines)
@@ -243,7 +243,7 @@ func TestJudge(t *testing.T) {
 		s := now.Add(time.Duration(minutes) * time.Minute)
 		return span{s, s.Add(time.Second)}
 	}
-	risks := &risks{[]span{{at(10).from, at(20).to}}}
+	risks := risks{{From: at(10).from, To: at(20).to}}
 	writing := func(z outcome, durability string, minutes int) *write {
 		return &write{outcome: z, durability: durability, took: at(minutes)}
 	}
@@ -357,7 +357,35 @@ func TestNothingToRemove(t *testing.T) {
 	if err := l.missing(mine, during); err != nil {
 		t.Error(err.why)
 	}
-	if j := l.judge(3, new(risks)); j.resurfaced != 1 {
+	if j := l.judge(3, nil); j.resurfaced != 1 {
 		t.Errorf("it was gone, and is back: %+v", j)
+	}
+}
+
+// TestRisk: a risk covers what its nodes acknowledged in its time, and what the database did where it says so.
+func TestRisk(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	in, later := span{now, now.Add(time.Second)}, span{now.Add(time.Minute), now.Add(time.Hour)}
+	const peers, database = "peers=2", "database"
+	for _, test := range []struct {
+		what  string
+		risk  Risk
+		write write
+		want  fate
+	}{
+		{"any node", Risk{}, write{node: 1, durability: peers, took: in}, risky},
+		{"one of the nodes", Risk{Nodes: []int{0, 1}}, write{node: 1, durability: peers, took: in}, risky},
+		{"another node", Risk{Nodes: []int{0, 2}}, write{node: 1, durability: peers, took: in}, sure},
+		{"no node", Risk{Nodes: []int{}}, write{node: 1, durability: peers, took: in}, sure},
+		{"another time", Risk{Nodes: []int{1}, Database: true}, write{node: 1, durability: peers, took: later}, sure},
+		{"the database has it", Risk{}, write{durability: database, took: in}, sure},
+		{"the database is lost, too", Risk{Database: true}, write{durability: database, took: in}, risky},
+		{"another database is lost", Risk{Nodes: []int{1}, Database: true}, write{durability: database, took: in}, sure},
+	} {
+		test.risk.From, test.risk.To, test.write.outcome = now, now.Add(time.Second), acknowledged
+		if got := (risks{test.risk}).fate(&test.write); got != test.want {
+			t.Errorf("%s: %d, not %d", test.what, got, test.want)
+		}
 	}
 }

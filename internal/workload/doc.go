@@ -1,4 +1,4 @@
-// Package workload sends clients to the nodes of a region, keeps a ledger of what they did, and tells
+// Package workload sends clients to the nodes of a region, or of several, keeps a ledger of what they did, and tells
 // afterwards what was lost, came back, or was counted twice.
 //
 // # What clients do
@@ -7,6 +7,9 @@
 // of the carts, which they share: it adds to lines that only grow (SHARED-…) or to one that is added to once (ONCE-…),
 // sets or removes the line that is its alone (OWN-…), removes a line of the second kind that it has seen, whoever
 // added it, sends a batch, or reads. One cart in six is the own of a client, which clears it now and then.
+//
+// Where nodes are of several regions, so are clients: each goes to nodes of its own region, and to those of others while
+// none of these is ready, as a global load balancer would have it. What it has seen at home the others may lack.
 //
 // Every write has an Idempotency-Key, and every request the Cart-Context of the client's last answer. A request that
 // is not answered goes to another node under the same key, until its outcome is known; a part of the writes whose

@@ -31,6 +31,7 @@ type write struct {
 
 	took       span // until it was settled or given up
 	outcome    outcome
+	node       int    // that acknowledged it, and
 	durability string // of the acknowledgement
 	replayed   bool
 }
@@ -83,7 +84,7 @@ type line interface {
 	// of it, keeps what the answer proves, and returns what the client knows now.
 	shown(before sight, units int64, during span) (after sight, err *contradiction)
 	// judge compares the units that are there in the end with the ledger.
-	judge(units int64, r *risks) judgement
+	judge(units int64, r risks) judgement
 }
 
 // newLine returns the ledger of a line that is changed for the first time.
@@ -121,7 +122,7 @@ func (c *cart) settle(w *write, z outcome, a answer) {
 	defer c.mu.Unlock()
 	w.outcome, w.took.to = z, time.Now()
 	if z == acknowledged {
-		w.durability, w.replayed = a.Durability, a.replayed
+		w.node, w.durability, w.replayed = a.Node, a.Durability, a.replayed
 	}
 	if z == open && c.owner >= 0 {
 		c.full = true // what a later clear has seen would not be certain
@@ -186,18 +187,27 @@ const (
 	sure              // it was acknowledged
 )
 
-// risks are when writes that peers alone acknowledged may be lost.
-type risks struct{ windows []span }
+func (k Risk) during() span { return span{k.From, k.To} }
 
-func (r *risks) at(s span) bool { return slices.ContainsFunc(r.windows, s.overlaps) }
+// covers reports whether a write that was acknowledged may be lost.
+func (k Risk) covers(w *write) bool {
+	return w.took.overlaps(k.during()) && (k.Database || w.byPeers()) && (k.Nodes == nil || slices.Contains(k.Nodes, w.node))
+}
 
-func (r *risks) fate(w *write) fate {
+// risks are which writes may be lost.
+type risks []Risk
+
+func (r risks) at(s span) bool {
+	return slices.ContainsFunc(r, func(k Risk) bool { return s.overlaps(k.during()) })
+}
+
+func (r risks) fate(w *write) fate {
 	switch {
 	case w.outcome == failed:
 		return not
 	case w.outcome == open:
 		return maybe
-	case w.byPeers() && r.at(w.took):
+	case slices.ContainsFunc(r, func(k Risk) bool { return k.covers(w) }):
 		return risky
 	default:
 		return sure
@@ -205,7 +215,7 @@ func (r *risks) fate(w *write) fate {
 }
 
 // proven returns sure for what somebody was shown, as only what is durable is shown, and else the fate.
-func (r *risks) proven(z fate, shown span) fate {
+func (r risks) proven(z fate, shown span) fate {
 	if z != not && !shown.to.IsZero() && !r.at(shown) {
 		return sure
 	}
@@ -249,7 +259,7 @@ func (l *counter) shown(before sight, units int64, during span) (sight, *contrad
 	return sight{units: units}, nil
 }
 
-func (l *counter) judge(units int64, r *risks) judgement {
+func (l *counter) judge(units int64, r risks) judgement {
 	var least, total int64
 	var certain, possible []int64 // units
 	var cost []int                // of those possible: 1 where its absence is a loss
@@ -366,7 +376,7 @@ func (l *once) missing(w *write, during span) *contradiction {
 	return nil
 }
 
-func (l *once) judge(units int64, r *risks) judgement {
+func (l *once) judge(units int64, r risks) judgement {
 	added, removed := r.proven(r.fate(l.added), l.seen), not
 	for _, w := range l.removals {
 		removed = max(removed, r.fate(w))
@@ -451,7 +461,7 @@ func (l *register) assignment(units int64) int {
 	return slices.IndexFunc(l.assignments, func(a assignment) bool { return a.units == units })
 }
 
-func (l *register) judge(units int64, r *risks) judgement {
+func (l *register) judge(units int64, r risks) judgement {
 	lost := 0 // acknowledged at risk, and undone if the units are those of an earlier one
 	for i, a := range slices.Backward(l.assignments) {
 		f := r.proven(r.fate(a.write), a.seen)

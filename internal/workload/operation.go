@@ -68,11 +68,15 @@ func (q request) String() string {
 	return s
 }
 
-// pick draws another node than the last one. With FollowReady it waits for one that is ready, and returns -1 where
-// there is none before the deadline.
+// pick draws another node than the last one, of another region than its own only where that has none. With FollowReady
+// it waits for one that is ready, and returns -1 where there is none before the deadline.
 func (z *client) pick(deadline time.Time) int {
 	for {
-		if up := z.ready.others(z.node); len(up) > 0 {
+		up := z.ready.others(z.home(z.number), z.node)
+		if len(up) == 0 {
+			up = z.ready.others(slices.Concat(z.regions...), z.node)
+		}
+		if len(up) > 0 {
 			z.node = up[z.random.IntN(len(up))]
 			return z.node
 		}
@@ -234,7 +238,7 @@ func (z *client) create(number int) *cart {
 		most: z.options.CartWrites, lines: make(map[string]line),
 		created: &write{
 			id: q.operation, client: z.number, kind: q.kind, took: span{began, time.Now()}, outcome: acknowledged,
-			durability: a.Durability,
+			node: a.Node, durability: a.Durability,
 		},
 	}
 	if number%ownedCarts == ownedCarts-1 {

@@ -3,6 +3,7 @@ package workload
 import (
 	"context"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -46,16 +47,35 @@ func isReady(ctx context.Context, client *http.Client, node Node) bool {
 	return response.StatusCode == http.StatusOK
 }
 
-// others returns the nodes that were ready and, unless it is the only one, without the one that was asked last.
-func (r *readiness) others(last int) []int {
-	var up []int
-	for i := range r.nodes {
-		if i != last && r.nodes[i].Load() {
-			up = append(up, i)
+// others returns those of some nodes that were ready and, unless it is the only one, without the one that was asked
+// last.
+func (r *readiness) others(nodes []int, last int) []int {
+	up := slices.DeleteFunc(slices.Clone(nodes), func(i int) bool { return !r.nodes[i].Load() })
+	if len(up) < 2 {
+		return up
+	}
+	return slices.DeleteFunc(up, func(i int) bool { return i == last })
+}
+
+// regions returns the nodes of each region, in the order in which they are first named.
+func regions(nodes []Node) (all [][]int) {
+	numbers := make(map[string]int)
+	for i, n := range nodes {
+		number, known := numbers[n.Region]
+		if !known {
+			number = len(all)
+			numbers[n.Region] = number
+			all = append(all, nil)
 		}
+		all[number] = append(all[number], i)
 	}
-	if len(up) == 0 && last >= 0 && r.nodes[last].Load() {
-		up = append(up, last)
+	return all
+}
+
+// home returns the nodes of a client's region; all where it is Start, which has none.
+func (r *Run) home(client int) []int {
+	if client < 0 {
+		return slices.Concat(r.regions...)
 	}
-	return up
+	return r.regions[client%len(r.regions)]
 }

@@ -73,6 +73,9 @@ func (r *Run) send(ctx context.Context, q request, client, node int) answer {
 	a := answer{Attempt: Attempt{
 		Client: client, Cart: q.number, Node: node, Operation: q.operation, Kind: q.kind, Began: time.Now(),
 	}}
+	if client >= 0 {
+		a.Region = r.options.Nodes[r.home(client)[0]].Region
+	}
 	a.exchange(ctx, r.http, r.options.Nodes[node].API()+q.path, q, r.options.Timeout)
 	a.Took = time.Since(a.Began)
 	return a

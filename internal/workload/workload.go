@@ -34,7 +34,10 @@ const (
 // Node is where a node is found. Its base URL may change when it is replaced.
 type Node struct {
 	Name string
-	API  func() string // base URL of the public listener: http://10.77.0.11:8080
+	// Region of the node. Clients are spread over the regions, and each goes to nodes of its own, as long as one of
+	// these is ready: what is acknowledged in a region that is cut off, the others cannot show.
+	Region string
+	API    func() string // base URL of the public listener: http://10.77.0.11:8080
 }
 
 // Options say who does what, and where.
@@ -81,6 +84,7 @@ const (
 // Attempt is one request that was sent once.
 type Attempt struct {
 	Client     int    // -1 is Start
+	Region     string // of the client; none of Start
 	Cart, Node int    // as numbered by Options
 	Operation  uint64 // the attempts of one operation share it, and its Idempotency-Key
 	Kind       string // one of add, set, remove, clear, batch, read, create
@@ -124,6 +128,7 @@ func (t Totals) String() string {
 // Run is clients at work. Its methods may be called by any number of goroutines.
 type Run struct {
 	options    Options
+	regions    [][]int // the nodes of each, in the order of Options
 	began      time.Time
 	http       *http.Client
 	ready      readiness
@@ -164,6 +169,7 @@ func Start(ctx context.Context, o Options) (*Run, error) {
 	}
 	r := &Run{options: o, began: time.Now(), http: newHTTPClient(o), carts: make([]*cart, o.Carts)}
 	r.totals.Retries = make(map[string]int64)
+	r.regions = regions(o.Nodes)
 	r.running, r.end = context.WithCancel(ctx)
 	r.stopping, r.stop = context.WithCancel(r.running)
 	r.ready.nodes = make([]atomic.Bool, len(o.Nodes))
@@ -225,11 +231,17 @@ func (r *Run) enter(c *cart) {
 	r.all = append(r.all, c)
 }
 
-// AtRisk says that writes that peers alone acknowledged in [from, to] may be lost, as more nodes failed at once
-// than may. The audit then takes them as of unknown outcome, and counts those that are missing as AtRiskLost. What
-// somebody was shown outside such a time is not at risk.
-func (r *Run) AtRisk(from, to time.Time) {
+// Risk says which writes may be lost, as more failed at once than may.
+type Risk struct {
+	From, To time.Time // when they were under way
+	Nodes    []int     // that acknowledged them, as numbered by Options; nil: any
+	Database bool      // those that the database acknowledged as well, and not only those that peers alone did
+}
+
+// AtRisk says that some writes may be lost. The audit then takes them as of unknown outcome, and counts those that are
+// missing as AtRiskLost. What somebody was shown outside the time of a risk is not at risk.
+func (r *Run) AtRisk(k Risk) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.risks.windows = append(r.risks.windows, span{from, to})
+	r.risks = append(r.risks, k)
 }

@@ -406,6 +406,61 @@ func TestFollowReady(t *testing.T) {
 	}
 }
 
+// TestRegions: clients go to nodes of their own region, and to others only while none of these is ready.
+func TestRegions(t *testing.T) {
+	t.Parallel()
+	f := newFakeRegion(t, 4)
+	o := f.options(seed(t))
+	o.FollowReady = true
+	for i := range o.Nodes {
+		o.Nodes[i].Region = []string{"eu", "us"}[i%2]
+	}
+	var mu sync.Mutex
+	var visits int
+	of := make(map[int]string)
+	o.Observe = func(a Attempt) {
+		mu.Lock()
+		defer mu.Unlock()
+		of[a.Client] = a.Region
+		if a.Client >= 0 && a.Region != o.Nodes[a.Node].Region {
+			visits++
+		}
+	}
+	visited := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return visits
+	}
+	r := start(t, o)
+	await(t, "all nodes get requests", func() bool {
+		return !slices.ContainsFunc(f.nodes, func(n *fakeNode) bool { return n.requests.Load() < 50 })
+	})
+	more := func(writes int64) func() bool {
+		most := r.Totals().Operations + writes
+		return func() bool { return r.Totals().Operations >= most }
+	}
+	f.nodes[1].unready.Store(true)
+	early := visited() // before the first poll of all
+	await(t, "there is work", more(100))
+	if n := visited() - early; n != 0 {
+		t.Errorf("%d visits while both regions have nodes", n)
+	}
+	f.nodes[3].unready.Store(true)
+	await(t, "clients of the other region come", func() bool { return visited() > 50 })
+	f.nodes[1].unready.Store(false)
+	await(t, "they are at home again", func() bool {
+		before := visited()
+		await(t, "there is work", more(100))
+		return visited() == before
+	})
+	if v := audit(t, r); !v.OK() {
+		t.Errorf("%v\n%s", v, strings.Join(v.Findings, "\n"))
+	}
+	if want := map[int]string{-1: "", 0: "eu", 1: "us", 2: "eu", 3: "us", 4: "eu", 5: "us"}; !maps.Equal(of, want) {
+		t.Errorf("clients are of %v, not %v", of, want)
+	}
+}
+
 // TestPatience: what nobody takes in time is wrong, whether nodes refuse it or none is ready.
 func TestPatience(t *testing.T) {
 	t.Parallel()
@@ -467,7 +522,7 @@ func TestForgotten(t *testing.T) {
 	if v.Lost, v.Resurfaced, v.Findings = 0, 0, nil; !v.OK() {
 		t.Errorf("a client that goes on without its context has nothing to complain of: %v", v)
 	}
-	r.AtRisk(began, spoiled.Add(time.Second))
+	r.AtRisk(Risk{From: began, To: spoiled.Add(time.Second)})
 	if v := auditWithin(t, r, 3*time.Second); !v.OK() || v.AtRiskLost == 0 {
 		t.Errorf("all of it was at risk: %v\n%s", v, strings.Join(v.Findings, "\n"))
 	}
