@@ -17,7 +17,7 @@ var kinds = []string{
 	"halves", "one way", "ring", "isolated", "flickers", "resets", "stalls",
 	"outages", "restarts of all", "newcomers in an outage", "replaced", "hangs", "unsure", "loads", "stale", "gaps", "commits", "gone back",
 	"regions cut off", "regions cut one way", "stranded", "regions lost", "databases wiped", "elections", "links abroad",
-	"crossings", "relayed", "crossings dropped", "repairs between regions", "held abroad", "recoveries",
+	"crossings", "relayed", "crossings dropped", "repairs between regions", "held abroad",
 	"links", "frames", "lost", "duplicated", "reordered",
 }
 

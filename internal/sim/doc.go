@@ -68,5 +68,5 @@
 //	go test ./internal/sim                       200 seeds, and the planted bugs
 //	SEEDS=1000 go test ./internal/sim -run TestSimulation -count=1 -v
 //	SEED=17 go test ./internal/sim -run TestSimulation -count=1 -v     one seed, with its whole trace
-//	REGIONS=2 …                                  at least so many regions in each run; seeds are other runs then
+//	REGIONS=2 …                                  several regions, at least so many, in each run; 1 is one alone
 package sim

@@ -27,6 +27,10 @@ var faults = []fault{
 	{6, (*world).stall},
 	{6, (*world).goBack},
 	{20, (*world).restartAll},
+}
+
+// faultsOfRegions are drawn as well where there are several.
+var faultsOfRegions = []fault{
 	{20, (*world).cutOff},
 	{10, (*world).strand},
 	{14, (*world).loseRegion},
@@ -34,12 +38,15 @@ var faults = []fault{
 
 // disturb begins one fault.
 func (w *world) disturb() {
-	total := 0
-	for _, f := range faults {
+	total, all := 0, faults
+	if len(w.regions) > 1 {
+		all = slices.Concat(faults, faultsOfRegions)
+	}
+	for _, f := range all {
 		total += f.weight
 	}
 	n := w.rand.IntN(total)
-	for _, f := range faults {
+	for _, f := range all {
 		if n -= f.weight; n < 0 {
 			w.fault(f.run)
 			return

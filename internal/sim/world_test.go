@@ -91,7 +91,8 @@ func newWorld(t *testing.T, seed uint64, out io.Writer) *world {
 	if oneIn(5) {
 		p.outbox = 2000 + w.rand.IntN(20000)
 	}
-	if least := int(number(t, "REGIONS", 1)); oneIn(3) || least > 1 {
+	several, least := oneIn(3), int(number(t, "REGIONS", 0))
+	if least > 1 || several && least == 0 {
 		w.drawRegions(max(least, 2+w.rand.IntN(maxRegions-1)))
 	} else {
 		w.drawRegion()
