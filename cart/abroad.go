@@ -3,6 +3,7 @@ package cart
 import (
 	"maps"
 	"sync"
+	"time"
 
 	"cartd/crdt"
 )
@@ -92,29 +93,74 @@ func (s *Service) Arrive(region string, durable bool, id [16]byte, payload []byt
 		return false, false
 	}
 	if updated := d.Lifetime.Updated; updated != 0 {
-		s.lags.of(region).observe(max(0, s.now().Sub(updated.Time())))
+		now := s.now()
+		s.lags.of(region).observe(max(0, now.Sub(updated.Time())), now)
 	}
 	return s.take(id, d, durable)
 }
 
-// lags tell by region how old what comes from there is, by the clocks of those who wrote it.
+// Lag tells how old what arrived from a region was, by the clocks of those who wrote it.
+type Lag struct {
+	Latencies               // since the start
+	Recent    time.Duration // the greatest of the last 10 to 20 s; 0 if nothing came
+}
+
+// lag is what Lag tells.
+type lag struct {
+	latencies
+
+	mu       sync.Mutex
+	window   int64            // the number of the present window of time
+	greatest [2]time.Duration // in that window, and in the one before
+}
+
+const lagWindow = 10 * time.Second
+
+// at lets time pass. The mutex is held.
+func (l *lag) at(now time.Time) {
+	window := now.UnixNano() / int64(lagWindow)
+	switch {
+	case window == l.window+1:
+		l.greatest = [2]time.Duration{0, l.greatest[0]}
+	case window > l.window:
+		l.greatest = [2]time.Duration{}
+	}
+	l.window = max(l.window, window)
+}
+
+func (l *lag) observe(d time.Duration, now time.Time) {
+	l.latencies.observe(d)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.at(now)
+	l.greatest[0] = max(l.greatest[0], d)
+}
+
+func (l *lag) read(now time.Time) Lag {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.at(now)
+	return Lag{l.latencies.read(), max(l.greatest[0], l.greatest[1])}
+}
+
+// lags are those of the regions.
 type lags struct {
 	mu sync.Mutex
-	by map[string]*latencies
+	by map[string]*lag
 }
 
 // maxRegions bounds the regions that are told apart.
 const maxRegions = 64
 
-func (l *lags) of(region string) *latencies {
+func (l *lags) of(region string) *lag {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	z := l.by[region]
 	if z == nil {
-		z = new(latencies)
+		z = new(lag)
 		if len(l.by) < maxRegions {
 			if l.by == nil {
-				l.by = make(map[string]*latencies)
+				l.by = make(map[string]*lag)
 			}
 			l.by[region] = z
 		}
@@ -122,13 +168,13 @@ func (l *lags) of(region string) *latencies {
 	return z
 }
 
-func (l *lags) read() map[string]Latencies {
+func (l *lags) read(now time.Time) map[string]Lag {
 	l.mu.Lock()
 	by := maps.Clone(l.by)
 	l.mu.Unlock()
-	z := make(map[string]Latencies, len(by))
-	for region, latencies := range by {
-		z[region] = latencies.read()
+	z := make(map[string]Lag, len(by))
+	for region, lag := range by {
+		z[region] = lag.read(now)
 	}
 	return z
 }

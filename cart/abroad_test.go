@@ -175,3 +175,27 @@ func TestArrivals(t *testing.T) {
 		}
 	})
 }
+
+// A change that another region knows to be durable may come before the beginning of its cart is known to be: it is not
+// shown without that.
+func TestAPartFromAbroadIsNotShown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := peered(newFakeStore(), newFakeReplicator())
+		o.Tolerate = 2
+		s := start(t, o)
+		x := newForeign(t, time.Now(), 1)
+		d, state := author{t, 78, time.Now()}.step(x.states[0], addN("B", 1))
+		if held, _ := s.Arrive("us", true, x.id, payload(d)); !held {
+			t.Fatal("not held")
+		}
+		deliver(t, s, x.id, whole(state))
+		read := func() (*State, error) { return s.Read(t.Context(), x.id, Access{Trusted: true}, nil) }
+		if shown, err := read(); !errors.Is(err, &Error{Reason: Unavailable}) {
+			t.Errorf("%s is shown, %v", linesOf(shown), err)
+		}
+		s.Mark(9, x.id, mark{durable: extentOf(state)}.encode())
+		if shown, err := read(); err != nil || linesOf(shown) != linesOf(state) {
+			t.Errorf("%v, %v", shown, err)
+		}
+	})
+}

@@ -295,6 +295,23 @@ func TestMarksOfWhatIsDurable(t *testing.T) {
 	})
 }
 
+// That the database has a change may be known before the change comes: it is safe then.
+func TestAMarkComesBeforeTheChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, peers := newFakeStore(), newFakeReplicator()
+		peers.setPeers(0)
+		o := peered(store, peers)
+		o.Tolerate = 2
+		s := start(t, o)
+		x := newForeign(t, time.Now(), 2)
+		store.put(x.id, x.states[1])
+		x.client(t, s).want(linesOf(x.states[1]))
+		s.Mark(9, x.id, mark{stored: extentOf(x.states[2])}.encode())
+		deliver(t, s, x.id, payload(x.deltas[2]))
+		x.client(t, s).want(linesOf(x.states[2]))
+	})
+}
+
 // A holder that was away when it was counted counts when it is back.
 func TestHoldersAreCountedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

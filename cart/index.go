@@ -301,6 +301,8 @@ func (sh *shard) compare(stored map[ID]uint64, shared bool) (differ []difference
 		case found && is == version, !found && !shared:
 		case r != nil:
 			differ = append(differ, difference{r, found && first.has(id)})
+		case !shared && found && first.has(id): // a peer's came before it was read: what both make, a load tells
+			sh.setVersion(id, is)
 		case !shared || sh.fragments[id] != nil || sh.loads[id] != nil: // it may be on its way to the store
 		case version == VersionHash(id, &State{Erased: true}):
 			sh.keep(id, &crdt.Delta{State: State{Erased: true}}, true)

@@ -120,6 +120,27 @@ func scatter(t *testing.T, random *rand.Rand, s *Service, foreigners []foreign) 
 	}
 }
 
+// What a node's own file has of a cart, others are told of, also where one of them sent less of it before that was read.
+func TestAFileHasMoreThanAPeerSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newFakeStore()
+		x := newForeign(t, time.Now(), 3)
+		store.put(x.id, x.states[3])
+		store.setAway(true)
+		s := start(t, Options{Store: store, Replicator: newFakeReplicator()})
+		deliver(t, s, x.id, whole(x.states[1]))
+		synctest.Wait() // that is saved
+		store.setAway(false)
+		time.Sleep(2 * seedRetry)
+		s.EachVersion(x.id, func(id [16]byte, version uint64) bool {
+			if want := VersionHash(x.id, x.states[3]); id == x.id && version != want {
+				t.Errorf("the index has %x, the file %x", version, want)
+			}
+			return true
+		})
+	})
+}
+
 // The steps and the spans of a history change the version as the states do.
 func TestVersionsOfSteps(t *testing.T) {
 	id := NewID()

@@ -93,11 +93,20 @@ func (r *resident) push(c *change) {
 	c.resident = r
 	r.latest = c.state
 	if c.safe && len(r.unsafe) == 0 {
-		r.durable, c.durable = c.state, true
+		r.show(c)
 	} else {
 		r.unsafe = append(r.unsafe, c)
 	}
 	r.broadcast()
+}
+
+// show notes that a change is durable, and all before it. What has come without the beginning of the cart yet is a part of
+// it, which nobody is shown. r.mu is held.
+func (r *resident) show(c *change) {
+	c.durable = true
+	if c.state.Erased || c.state.Lifetime.Created != 0 {
+		r.durable = c.state
+	}
 }
 
 // hold keeps the latest state from readers until enough other nodes are known to have it. r.mu is held.
@@ -227,7 +236,7 @@ func (r *resident) advance() {
 	n, authored := 0, false
 	for n < len(r.unsafe) && r.unsafe[n].safe {
 		c := r.unsafe[n]
-		r.durable, c.durable = c.state, true
+		r.show(c)
 		c.close()
 		r.cross(c)
 		authored = authored || c.author

@@ -219,7 +219,7 @@ type Stats struct {
 	StalledBy       error         // why
 	Commits         Latencies     // that succeeded, since the start
 
-	Abroad map[string]Latencies // by region, how old what arrived from there was, since the start
+	Abroad map[string]Lag // by region
 
 	AckedByPeers    int64   // writes that were acknowledged because enough nodes held them, since the start
 	AckedByDatabase int64   // because the store, which may be a file, had them
@@ -245,7 +245,7 @@ func (s *Service) Stats() Stats {
 		},
 		Repeated:    s.repeated.Load(),
 		AskedAbroad: s.asked.Load(),
-		Abroad:      s.lags.read(),
+		Abroad:      s.lags.read(s.now()),
 
 		AckedByPeers:    s.answers.peers.Load(),
 		AckedByDatabase: s.answers.database.Load(),
@@ -468,6 +468,7 @@ func (s *Service) changed(r *resident, from *State, d *crdt.Delta) {
 		return
 	}
 	if !r.dirty() { // a mark said so before the change came
+		r.settle(s.now().UnixNano())
 		return
 	}
 	if r.oldest == nil {

@@ -39,7 +39,7 @@ type RegionStatus struct {
 	OwedStates int `json:"owed_states"` // whole carts that they are to get
 
 	Crossings Crossings `json:"crossings"`
-	Repairs   Counters  `json:"repairs"` // of those processes
+	Repairs   Counters  `json:"repairs"` // of the processes there, since the start
 }
 
 // regionStatus returns what there is to see of the other regions, by name. The mutex is held.
@@ -49,6 +49,7 @@ func (c *Core) regionStatus(now time.Time) []RegionStatus {
 		s := RegionStatus{
 			Region: r.name, Reachable: r.reachable(), Since: r.since, Bridges: []LinkStatus{},
 			Sites: len(r.placement.sites), Processes: len(r.remotes), Crossings: r.crossings,
+			Repairs: r.past,
 		}
 		if r.via != nil {
 			s.Via = r.via.who.Name

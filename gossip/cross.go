@@ -14,6 +14,14 @@ type Crossings struct {
 	Refused  uint64 `json:"refused"`  // items that are not what they have to be
 	BytesOut uint64 `json:"bytes_out"`
 	BytesIn  uint64 `json:"bytes_in"`
+
+	LastDropped time.Time `json:"last_dropped,omitzero"`
+}
+
+// dropCrossing counts an item that is dropped. The mutex is held.
+func (c *Core) dropCrossing(r *region) {
+	r.crossings.Dropped++
+	r.crossings.LastDropped = c.o.Now()
 }
 
 // Cross sends a change of a cart to its owners in the other regions: one that is durable here, or one that this region
@@ -38,7 +46,7 @@ func (c *Core) Cross(id [16]byte, delta []byte, durable bool, held func(holder u
 func (c *Core) sendAbroad(r *region, x *crossing) {
 	x.to, x.from, x.origin = r.hash, regionHash(c.o.Self.Region), c.o.Self.Start
 	if !r.reachable() {
-		r.crossings.Dropped++
+		c.dropCrossing(r)
 		return
 	}
 	encoded := x.encode()
@@ -71,7 +79,7 @@ func (c *Core) takeCross(p *peer, it *item) {
 	}
 	from := c.remote(r, x.origin)
 	if from == nil || !from.up {
-		r.crossings.Dropped++
+		c.dropCrossing(r)
 		c.mu.Unlock()
 		return
 	}
@@ -120,7 +128,7 @@ func (c *Core) route(p *peer, x *crossing, it *item) (from *region, here bool) {
 		r.crossings.Relayed++
 		c.offer(to, entry{encoded: it.encode()}, time.Time{})
 	} else {
-		r.crossings.Dropped++
+		c.dropCrossing(r)
 	}
 	return r, false
 }
@@ -134,7 +142,7 @@ func (c *Core) routeOut(p *peer, x *crossing, it *item) {
 	case p.abroad, x.from != regionHash(c.o.Self.Region), x.origin != p.start:
 		r.crossings.Refused++
 	case r.link() == nil:
-		r.crossings.Dropped++
+		c.dropCrossing(r)
 	default:
 		encoded := it.encode()
 		r.crossings.Relayed++
@@ -162,7 +170,7 @@ func (c *Core) toOwners(r *region, slot int, e entry) (own bool) {
 		live++
 	}
 	if live == 0 {
-		r.crossings.Dropped++
+		c.dropCrossing(r)
 	}
 	return own
 }

@@ -424,6 +424,18 @@ func TestJoinerIsComparedAbroad(t *testing.T) {
 	expect(t, "synced", a.SyncedAbroad(), true)
 }
 
+// What changes in another region, all nodes of this one hear soon, and not only its bridges.
+func TestRosterIsPassedOn(t *testing.T) {
+	s := connectedRegions(t, 3, "eu us")
+	for _, a := range s.in("us") {
+		if !a.Status().Bridge {
+			s.end(a)
+		}
+	}
+	s.run(100 * time.Millisecond)
+	expect(t, "processes there", s.plain().Status().Regions[0].Processes, 2)
+}
+
 // What does not fit into the outbox of a link between regions, repair finds.
 func TestOutboxAbroadOverflows(t *testing.T) {
 	s := connectedRegions(t, 3, "eu us", func(o *CoreOptions) { o.MaxOutbox = 64 << 10 })

@@ -45,6 +45,8 @@ func TestElect(t *testing.T) {
 		"two":             {[]Member{at(third), at(second)}, []string{second, third}},
 		"the best of all": {[]Member{at(third), at(second), at(first)}, []string{first, second}},
 		"joining":         {[]Member{at(first, state(Joining)), at(second), at(third)}, []string{second, third}},
+		"all joining":     {[]Member{at(first, state(Joining)), at(second, state(Joining)), at(third, state(Joining))}, []string{first, second}},
+		"all but one":     {[]Member{at(first, state(Joining)), at(second, state(Joining)), at(third)}, []string{first, third}},
 		"draining":        {[]Member{at(first), at(second, state(Draining)), at(third)}, []string{first, third}},
 		"without WAN":     {[]Member{at(first, func(m *Member) { m.WAN = false }), at(third)}, []string{third}},
 		"two at one address": {
@@ -84,9 +86,9 @@ func TestElectionChangesLittle(t *testing.T) {
 		if got := namesOf(elect(rapid.Permutation(members).Draw(t, "order"))); !slices.Equal(got, all) {
 			t.Fatalf("%v in one order, %v in another", all, got)
 		}
-		active := len(slices.DeleteFunc(slices.Clone(members), func(m Member) bool { return m.State != Active }))
-		if len(all) != min(maxBridges, active) {
-			t.Fatalf("%d bridges of %d active nodes", len(all), active)
+		staying := len(slices.DeleteFunc(slices.Clone(members), func(m Member) bool { return m.State == Draining }))
+		if len(all) != min(maxBridges, staying) {
+			t.Fatalf("%d bridges of %d nodes that stay", len(all), staying)
 		}
 		lost := rapid.IntRange(0, len(members)-1).Draw(t, "lost")
 		rest := namesOf(elect(slices.Delete(slices.Clone(members), lost, lost+1)))
@@ -110,7 +112,7 @@ func TestElectionChangesLittle(t *testing.T) {
 // A bridge resigns a while after others were elected, unless it is elected again.
 func TestTerm(t *testing.T) {
 	var (
-		at     term
+		at     Term
 		now    = time.UnixMilli(0)
 		begins = now
 	)

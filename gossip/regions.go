@@ -29,6 +29,7 @@ type region struct {
 	roster    roster    // as the first way told last
 	placement placement // the sites and the owners of slots there
 	remotes   []*peer   // the processes there, by start id
+	past      Counters  // of those that were there before
 	holders   int       // how many of them are to hold a change
 
 	crossings Crossings
@@ -202,6 +203,7 @@ func (c *Core) follow(r *region) {
 	news := via != nil && !r.ways[0].word.roster.equal(r.roster)
 	if news {
 		r.roster = r.ways[0].word.roster
+		c.wordAt = now // so do those who go by way of this node
 	}
 	if news || switched {
 		c.settle(r)

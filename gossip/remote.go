@@ -49,6 +49,7 @@ func (c *Core) settle(r *region) {
 		if c.remote(r, p.start) != p {
 			c.part(p)
 			c.forgotten.add(&p.counters)
+			r.past.add(&p.counters)
 		}
 	}
 	for _, p := range remotes {

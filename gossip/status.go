@@ -46,7 +46,7 @@ func (n *Node) Status() NodeStatus {
 		self, s.WAN = n.wan.pool.all()
 		s.WANAddr = self.GossipAddr
 		if s.Self.Bridge = self.Bridge; self.Bridge {
-			expected = slices.Concat(expected, bridgesAbroad(self, s.WAN))
+			expected = slices.Concat(expected, BridgesAbroad(self, s.WAN))
 		}
 	}
 	for _, m := range expected {

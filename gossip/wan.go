@@ -3,7 +3,6 @@ package gossip
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 )
 
@@ -31,7 +30,7 @@ func (w *wan) isBridge() bool {
 
 // follow holds elections and keeps the links with other regions, as members here and there come and go.
 func (w *wan) follow(ctx context.Context) {
-	var t term
+	t := NewTerm(len(w.node.o.Join) > 0, time.Now())
 	var ends <-chan time.Time
 	for {
 		select {
@@ -42,8 +41,7 @@ func (w *wan) follow(ctx context.Context) {
 			return
 		}
 		self, others := w.node.members.all()
-		is := func(m Member) bool { return m.Start == self.Start }
-		bridge, again := t.next(slices.ContainsFunc(elect(append(others, self)), is), time.Now())
+		bridge, again := t.Hold(self, others, time.Now())
 		if ends = nil; again > 0 {
 			ends = time.After(again)
 		}
@@ -55,7 +53,7 @@ func (w *wan) follow(ctx context.Context) {
 // that are known now.
 func (w *wan) be(ctx context.Context, bridge bool) {
 	self, others := w.pool.all()
-	abroad := bridgesAbroad(self, others)
+	abroad := BridgesAbroad(self, others)
 	if !bridge {
 		w.dials.keep(ctx, nil)
 		w.say(false) // before links are closed: nobody dials in vain
@@ -76,11 +74,6 @@ func (w *wan) say(bridge bool) {
 	}
 	w.node.o.Logger.Info("gossip: bridge", "is", bridge)
 	w.pool.tell(func(self *Member) { self.Bridge = bridge })
-}
-
-// bridgesAbroad returns those of the others that are bridges of other regions than self's.
-func bridgesAbroad(self Member, others []Member) []Member {
-	return slices.DeleteFunc(slices.Clone(others), func(m Member) bool { return m.Region == self.Region || !m.Bridge })
 }
 
 var errResigned = errors.New("this node is no bridge any more")

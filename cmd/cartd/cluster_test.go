@@ -30,13 +30,15 @@ type cluster struct {
 	key  string // the file
 	args []string
 
+	abroad *cluster // another region, which its nodes join; or nil
+
 	mu    sync.Mutex
 	nodes []*clusterNode // one that died stays until it is replaced
 }
 
 type clusterNode struct {
 	*process
-	gossip, startID string
+	gossip, wan, startID string
 }
 
 // newCluster starts so many nodes, with further arguments. They are ready then.
@@ -46,14 +48,20 @@ func newCluster(t testing.TB, size int, url string, args ...string) *cluster {
 	if err := os.WriteFile(c.key, []byte(gossip.GenerateKey().Text()), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	c.start(size)
+	return c
+}
+
+// start starts so many nodes, which are ready then.
+func (c *cluster) start(size int) {
+	c.t.Helper()
 	for range size {
 		n := c.launch()
 		c.nodes = append(c.nodes, n)
 	}
 	for _, n := range c.nodes {
-		await(t, "all nodes are linked and ready", func() bool { return n.status().Linked == size-1 && n.readyStatus() == http.StatusOK })
+		await(c.t, "all nodes are linked and ready", func() bool { return n.status().Linked == size-1 && n.readyStatus() == http.StatusOK })
 	}
-	return c
 }
 
 // launch starts a node that joins those that are there.
@@ -69,13 +77,18 @@ func (c *cluster) launch() *clusterNode {
 	for _, n := range c.nodes {
 		args = append(args, "--join", n.gossip)
 	}
+	if c.abroad != nil {
+		for _, n := range c.abroad.nodes {
+			args = append(args, "--join-wan", n.wan)
+		}
+	}
 	cartd, _ := build(c.t)
 	n := &clusterNode{process: launchCommand(c.t, exec.Command(cartd, args...))}
 	if n.api == "" {
 		c.t.Fatalf("cartd did not start:\n%s", n.output())
 	}
-	self := n.status().Node
-	n.gossip, n.startID = self.GossipAddress, self.StartID
+	z := n.status()
+	n.gossip, n.wan, n.startID = z.Node.GossipAddress, z.WANAddress, z.Node.StartID
 	return n
 }
 
@@ -87,6 +100,10 @@ func (c *cluster) replace(i int) {
 		c.t.Errorf("the new process has the start id of the old one, %s", n.startID)
 	}
 	await(c.t, "the new node is ready", func() bool { return n.readyStatus() == http.StatusOK })
+	c.set(i, n)
+}
+
+func (c *cluster) set(i int, n *clusterNode) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.nodes[i] = n

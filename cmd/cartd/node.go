@@ -33,7 +33,9 @@ const (
 	// cannot be read it bounds only how long it waits for those that it has no link with.
 	joinTimeout = 10 * time.Second
 	meetTimeout = 2 * time.Second // of that, because it has not met any
-	joinTick    = 20 * time.Millisecond
+	// meetAbroadTimeout is longer: the first node of a region waits for others before it reaches other regions.
+	meetAbroadTimeout = 5 * time.Second
+	joinTick          = 20 * time.Millisecond
 )
 
 // node is one running cartd: the store, the service on it, in a cluster the connection with the other nodes,
@@ -235,7 +237,7 @@ func (n *node) mayBeActive(waited time.Duration) bool {
 		linked, away := core.Uncovered()
 		return met && linked == 0 && (away == 0 || late)
 	}
-	abroad := len(n.config.cluster.joinWAN) == 0 || core.Peers() == 0 || core.Abroad() > 0 || waited > meetTimeout
+	abroad := len(n.config.cluster.joinWAN) == 0 || core.Abroad() > 0 || waited > meetAbroadTimeout
 	return met && abroad && n.service.Indexed() && core.Synced() && core.SyncedAbroad() || late
 }
 
@@ -437,7 +439,7 @@ func (n *node) ready() (checks map[string]string, ready bool) {
 	ready = ready && refuses == nil
 	if away := n.unreachable(); away != nil {
 		checks["store"] = away.Error()
-		ready = ready && n.region != nil && n.region.Core().Peers() >= n.config.cluster.tolerate
+		ready = ready && n.hasHolders()
 	} else if refuses != nil {
 		checks["store"] = refuses.Error()
 	}
@@ -454,6 +456,15 @@ func (n *node) ready() (checks map[string]string, ready bool) {
 		fail("clock", fmt.Sprintf("most of the other nodes have a clock that is %v off", offset.Round(time.Second)))
 	}
 	return checks, ready
+}
+
+// hasHolders reports whether enough other nodes are there to hold a write, in this region or in others.
+func (n *node) hasHolders() bool {
+	if n.region == nil {
+		return false
+	}
+	core, needed := n.region.Core(), n.config.cluster.tolerate
+	return core.Peers() >= needed || core.Abroad() >= needed
 }
 
 func (n *node) isReady() bool {

@@ -17,13 +17,14 @@ type checker struct {
 	world    *world
 	subjects []*subject // in order of creation
 	byID     map[cart.ID]*subject
-	owed     []debt // what the database has to get back
+	owed     []debt // what databases have to get back
 }
 
-// debt is what the database had of a cart before it went back in time.
+// debt is what a database had of a cart before it went back in time.
 type debt struct {
-	subject *subject
-	what    extent
+	database *database
+	subject  *subject
+	what     extent
 }
 
 // subject is a cart, as the simulation knows it.
@@ -246,35 +247,47 @@ func (c *checker) answered(n *node, q *request, state *crdt.State, replayed bool
 	}
 }
 
-// held checks that enough live processes hold something of a cart, or the database.
+// held checks that enough live processes hold something of a cart, of whatever region, or the database of one.
 func (c *checker) held(s *subject, what extent, name string) {
 	w := c.world
 	need := max(1, w.plan.tolerate+1-len(w.exposed))
-	missing, lacking := c.heldBy(s, what, need)
+	missing, lacking := c.heldBy(s, what, need, w.live(), w.databases())
 	switch {
 	case what.erased && lacking:
-		w.fail("dirty-read", "%s, its end, is not held by %d live processes, nor by the database", name, need)
+		w.fail("dirty-read", "%s, its end, is not held by %d live processes, nor by a database", name, need)
 	case missing.len() > 0:
-		w.fail("dirty-read", "%s is not held by %d live processes, nor by the database:%s", name, need, s.model.list(missing))
+		w.fail("dirty-read", "%s is not held by %d live processes, nor by a database:%s", name, need, s.model.list(missing))
 	}
 }
 
-// heldBy returns what fewer than so many live processes hold that have not said goodbye, and the database does not.
-func (c *checker) heldBy(s *subject, what extent, need int) (missing set, lacking bool) {
+// databases returns those of all regions.
+func (w *world) databases() (all []*database) {
+	for _, r := range w.regions {
+		all = append(all, r.database)
+	}
+	return all
+}
+
+// heldBy returns what fewer than so many of some live processes hold that have not said goodbye, and none of some
+// databases does.
+func (c *checker) heldBy(s *subject, what extent, need int, live []*node, databases []*database) (missing set, lacking bool) {
 	w := c.world
-	database, err := w.database.holds(s)
-	if err != nil {
-		w.fail("unique-dots", "%s in the database: %v", s.label, err)
+	missing = what.events
+	for _, d := range databases {
+		stored, err := d.holds(s)
+		if err != nil {
+			w.fail("unique-dots", "%s in the database: %v", s.label, err)
+		}
+		if stored.erased {
+			return nil, false
+		}
+		missing = missing.less(stored.events)
 	}
-	if database.erased {
-		return nil, false
-	}
-	missing = what.events.less(database.events)
 	if missing.len() == 0 && !what.erased {
 		return nil, false
 	}
 	holders, erased := map[int]int{}, 0
-	for _, n := range w.live() {
+	for _, n := range live {
 		if n.left {
 			continue
 		}
@@ -326,7 +339,7 @@ func (c *checker) settle() {
 			e, _ := n.holds(s)
 			known.join(e)
 		}
-		missing, lacking := c.heldBy(s, known, w.plan.tolerate+1)
+		missing, lacking := c.heldBy(s, known, w.plan.tolerate+1, live, w.databases())
 		if known.erased && lacking || !known.erased && missing.len() > 0 {
 			return
 		}
@@ -334,10 +347,10 @@ func (c *checker) settle() {
 	w.exposed = nil
 }
 
-// inMemory reports whether as many owners have something of a cart in memory as one is to survive.
-func (c *checker) inMemory(s *subject, what extent) bool {
+// inMemory reports whether as many owners in a region have something of a cart in memory as one is to survive.
+func (c *checker) inMemory(r *region, s *subject, what extent) bool {
 	n := 0
-	for _, p := range c.world.owners(s.id) {
+	for _, p := range r.owners(s.id) {
 		memory := p.memory(s.id)
 		var e extent
 		if state := memory.state(); state != nil && e.add(&s.model, nil, state.VV, state.Erased) == nil && e.covers(what) {
@@ -347,18 +360,18 @@ func (c *checker) inMemory(s *subject, what extent) bool {
 	return n > c.world.plan.tolerate
 }
 
-// cameBack reports whether the database has again what it had before it went back in time.
+// cameBack reports whether all databases have again what they had before they went back in time.
 func (c *checker) cameBack() bool {
 	c.owed = slices.DeleteFunc(c.owed, func(d debt) bool {
-		stored, err := c.world.database.holds(d.subject)
+		stored, err := d.database.holds(d.subject)
 		return err == nil && stored.covers(d.what)
 	})
 	return len(c.owed) == 0
 }
 
-// owes reports whether the database has gone back in time with a cart.
-func (c *checker) owes(s *subject) bool {
-	return slices.ContainsFunc(c.owed, func(d debt) bool { return d.subject == s })
+// owes reports whether a database has gone back in time with a cart.
+func (c *checker) owes(database *database, s *subject) bool {
+	return slices.ContainsFunc(c.owed, func(d debt) bool { return d.database == database && d.subject == s })
 }
 
 // look checks whatever is in memory and in the database, and that nobody has let go of what was shown.
@@ -374,23 +387,25 @@ func (c *checker) look() {
 	}
 }
 
-// differences tells what keeps the owners of each cart from knowing what any process knows, or the database, or "".
+// differences tells what keeps the owners of each cart from knowing what any process knows, or a database, or "".
 // Events that build on others which died with their author, unacknowledged, are not looked for.
 func (c *checker) differences(stored bool) string {
 	w := c.world
 	live := w.live()
 	for _, s := range c.subjects {
 		var all sight
-		database := w.database.sight(s.id)
-		if stored {
-			all.join(database)
+		stores := make([]sight, len(w.regions))
+		for i, r := range w.regions {
+			if stores[i] = r.database.sight(s.id); stored {
+				all.join(stores[i])
+			}
 		}
 		kept := make([]sight, len(live))
 		for i, n := range live {
 			memory := n.memory(s.id)
 			kept[i].take(memory.state(), memory.fragments)
 			if n.owns(s.id) && !memory.resident { // it would be loaded
-				kept[i].join(database)
+				kept[i].join(stores[n.region().number])
 				if n.machine.file != nil {
 					kept[i].join(n.machine.file.sight(s.id))
 				}
@@ -470,14 +485,14 @@ func (c *checker) unsaved() string {
 	w := c.world
 	for _, s := range c.subjects {
 		for _, n := range w.live() {
-			database := w.database
+			database := n.region().database
 			if n.machine.file != nil {
 				database = n.machine.file
 			}
 			stored, _ := database.holds(s)
 			e, _ := n.holds(s)
 			if e.erased && !stored.erased || !stored.erased && !e.events.within(stored.events) {
-				return fmt.Sprintf("%s has of %s what the database lacks", n.name(), s.label)
+				return fmt.Sprintf("%s has of %s what %s lacks", n.name(), s.label, database.name)
 			}
 		}
 	}

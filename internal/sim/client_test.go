@@ -110,7 +110,7 @@ type answer struct {
 // call has a process execute a request, and returns what the client learns.
 func (w *world) call(n *node, q *request) *answer {
 	a := &answer{done: make(chan struct{})}
-	w.sleep(w.delay()/2, nil)
+	w.sleep(w.vary(w.network.latency)/2, nil)
 	if n == nil || n.dead || n.closed {
 		a.lost = true
 		return a
@@ -136,14 +136,14 @@ func (w *world) call(n *node, q *request) *answer {
 	if n.dead || w.rand.Float64() < w.plan.loseAnswers {
 		return &answer{lost: true}
 	}
-	w.sleep(w.delay()/2, nil)
+	w.sleep(w.vary(w.network.latency)/2, nil)
 	return a
 }
 
 // helpless reports whether no link and no database has been there for the process for some time.
 func (n *node) helpless() bool {
 	w := n.world
-	d := w.database
+	d := n.region().database
 	if n.dead || !w.plan.shared || !d.down && !d.hung || w.now-d.changed < patience {
 		return false
 	}
@@ -207,12 +207,17 @@ func (w *world) execute(ctx context.Context, n *node, q *request, a *answer) {
 		w.fail("lost-write", "%s acknowledged a write that was to be in the database: %+v", n.name(), result.Reached)
 	}
 	w.check.answered(n, q, a.state, a.replayed)
+	if q.made.Seq == 0 {
+		return
+	}
+	made, _ := s.model.eventsOf(nil, crdt.VV{q.made})
+	if len(w.regions) > 1 && n.region().heldAbroad(s, made) {
+		w.count["held abroad"]++
+	}
 	if q.want == cart.Database {
-		if stored, err := w.database.holds(s); err == nil && q.made.Seq > 0 {
-			mine, _ := s.model.eventsOf(nil, crdt.VV{q.made})
-			if !stored.erased && !mine.within(stored.events) && !w.check.owes(s) {
-				w.fail("lost-write", "%s acknowledged a write as stored, which the database does not have", n.name())
-			}
+		stored, err := n.region().database.holds(s)
+		if err == nil && !stored.erased && !made.within(stored.events) && !w.check.owes(n.region().database, s) {
+			w.fail("lost-write", "%s acknowledged a write as stored, which the database does not have", n.name())
 		}
 	}
 }

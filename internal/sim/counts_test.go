@@ -16,6 +16,8 @@ var kinds = []string{
 	"joins", "leaves", "machines lost", "moved", "held", "released", "forwards", "unanswered", "take-overs",
 	"halves", "one way", "ring", "isolated", "flickers", "resets", "stalls",
 	"outages", "restarts of all", "newcomers in an outage", "replaced", "hangs", "unsure", "loads", "stale", "gaps", "commits", "gone back",
+	"regions cut off", "regions cut one way", "stranded", "regions lost", "databases wiped", "elections", "links abroad",
+	"crossings", "relayed", "crossings dropped", "repairs between regions", "held abroad", "recoveries",
 	"links", "frames", "lost", "duplicated", "reordered",
 }
 

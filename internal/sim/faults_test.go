@@ -27,6 +27,9 @@ var faults = []fault{
 	{6, (*world).stall},
 	{6, (*world).goBack},
 	{20, (*world).restartAll},
+	{20, (*world).cutOff},
+	{10, (*world).strand},
+	{14, (*world).loseRegion},
 }
 
 // disturb begins one fault.
@@ -56,25 +59,16 @@ func (w *world) fault(run func(w *world)) {
 // spare reports whether a machine that is used may be given up: others are not told to join there, and as many
 // are left as there were to begin with.
 func (w *world) spare(m *machine) bool {
-	return m.used && m.number >= len(w.plan.join) && w.used() > w.plan.nodes
-}
-
-// used returns how many machines are used.
-func (w *world) used() (n int) {
-	for _, m := range w.machines {
-		if m.used {
-			n++
-		}
-	}
-	return n
+	return m.used && !m.seed && m.region.used() > m.region.nodes
 }
 
 // resize has nodes join until as many are there as the plan has, then leave, and so on.
-func (w *world) resize() {
+func (r *region) resize() {
+	w := r.machines[0].world
 	grows, pace := true, time.Duration(100+w.rand.IntN(2000))*time.Millisecond
 	for !isClosed(w.healing) {
 		var out, in []*machine
-		for _, m := range w.machines {
+		for _, m := range r.machines {
 			switch {
 			case !m.used && (m.process == nil || m.process.dead):
 				out = append(out, m)
@@ -82,10 +76,10 @@ func (w *world) resize() {
 				in = append(in, m)
 			}
 		}
-		switch used := w.used(); {
-		case used == w.plan.nodes:
+		switch used := r.used(); {
+		case used == r.nodes:
 			grows = true
-		case used == w.plan.most || w.rand.IntN(20) == 0:
+		case used == r.most || w.rand.IntN(20) == 0:
 			grows = false
 		}
 		switch {
@@ -121,8 +115,15 @@ func (w *world) partition() {
 	w.parted = true
 	defer func() { w.parted = false }()
 	cut := &w.network.blocked
-	n := len(w.machines)
+	among := w.machines
+	if w.rand.IntN(2) == 0 {
+		among = w.anyRegion().machines
+	}
+	n := len(among)
 	order := w.rand.Perm(n)
+	for i := range order {
+		order[i] = among[order[i]].number
+	}
 	kind := w.rand.IntN(4)
 	var what string
 	switch kind {
@@ -156,10 +157,8 @@ func (w *world) partition() {
 		}
 	default:
 		what = "isolated"
-		for j := range n {
-			if j != order[0] {
-				cut[j][order[0]], cut[order[0]][j] = true, true
-			}
+		for _, j := range order[1:] {
+			cut[j][order[0]], cut[order[0]][j] = true, true
 		}
 	}
 	w.count[what]++
@@ -169,7 +168,7 @@ func (w *world) partition() {
 	} else {
 		w.last(time.Second, 12*time.Second)
 	}
-	w.network.blocked = [maxNodes][maxNodes]bool{}
+	w.network.blocked = [maxMachines][maxMachines]bool{}
 	w.trace("partition is over")
 }
 
@@ -188,7 +187,7 @@ func (w *world) flicker() {
 	w.trace("the network is good")
 }
 
-// reset breaks a link.
+// reset breaks links.
 func (w *world) reset() {
 	for range 1 + w.rand.IntN(3) {
 		if n := w.anyNode(); n != nil {
@@ -213,9 +212,9 @@ func (w *world) mayCrash() bool {
 // whole reports whether all is as an operator waits for before the next process is stopped: each machine that is used
 // has one that is active, and all are linked and know of nothing that others hold and they lack.
 func (w *world) whole() bool {
-	return w.complete() && w.linked() && !slices.ContainsFunc(w.live(), func(n *node) bool {
+	return !slices.ContainsFunc(w.regions, func(r *region) bool { return !r.complete() }) && w.linked() && !slices.ContainsFunc(w.live(), func(n *node) bool {
 		linked, away := n.core.Uncovered()
-		return n.heard[n.member.Start].state != gossip.Active || linked > 0 || away > 0
+		return n.lan.heard[n.member.Start].state != gossip.Active || linked > 0 || away > 0 || !n.core.SyncedAbroad()
 	})
 }
 
@@ -225,12 +224,13 @@ const restartIn = 15 * time.Second
 // restartAll takes the database away while one process after the other dies, or is stopped, and another takes its
 // place: the next one only when the region is whole again.
 func (w *world) restartAll() {
-	d := w.database
-	if !w.plan.shared || w.plan.most > w.plan.nodes || w.parted {
+	r := w.anyRegion()
+	d := r.database
+	if !w.plan.shared || r.most > r.nodes || w.parted || r.stricken {
 		return
 	}
-	w.parted = true
-	defer func() { w.parted = false }()
+	w.parted, r.stricken = true, true
+	defer func() { w.parted, r.stricken = false, false }()
 	ready := func() bool { return w.whole() && w.mayCrash() }
 	if !w.until(restartIn, ready) || d.down || d.hung || isClosed(w.healing) {
 		return
@@ -238,7 +238,7 @@ func (w *world) restartAll() {
 	w.count["restarts of all"]++
 	w.trace("%s is down, and all processes restart", d.name)
 	d.down, d.changed = true, w.now
-	for _, m := range w.machines {
+	for _, m := range r.machines {
 		if !w.until(restartIn, ready) || isClosed(w.healing) || !w.restart(m) {
 			break
 		}
@@ -252,7 +252,7 @@ func (w *world) restartAll() {
 // restart has the process of a machine die, or end in good order, and another one take its place. It reports whether
 // that goes without the database, which it brings back if not.
 func (w *world) restart(m *machine) bool {
-	n, d := m.process, w.database
+	n, d := m.process, m.region.database
 	if w.rand.IntN(2) == 0 {
 		n.crash()
 		w.sleep(soonAfterDeath, nil)
@@ -273,7 +273,7 @@ func (w *world) restart(m *machine) bool {
 
 // crash kills a process and has another one take its place, unless the machine is lost for good.
 func (w *world) crash() {
-	n := w.anyNode()
+	n := w.victim()
 	if n == nil || !w.mayCrash() {
 		return
 	}
@@ -292,7 +292,7 @@ func (w *world) crash() {
 // drainOne stops a process in good order and has another one take its place.
 func (w *world) drainOne() {
 	n := w.anyNode()
-	if n == nil || !w.complete() || !w.plan.shared || !w.check.cameBack() {
+	if n == nil || !n.region().complete() || !w.plan.shared || !w.check.cameBack() {
 		return
 	}
 	w.stop(n)
@@ -316,15 +316,21 @@ func (w *world) stop(n *node) {
 	}
 }
 
-// complete reports whether every machine that is used has a process.
-func (w *world) complete() bool {
-	return !slices.ContainsFunc(w.machines, func(m *machine) bool { return m.used && m.process.dead })
+// victim returns who is to die: a bridge, rather often.
+func (w *world) victim() *node {
+	n := w.anyNode()
+	for range 2 {
+		if n != nil && !n.bridge {
+			n = w.anyNode()
+		}
+	}
+	return n
 }
 
-// someDatabase returns the database, or the file of a machine.
+// someDatabase returns the database of a region, or the file of a machine.
 func (w *world) someDatabase() *database {
 	if w.plan.shared {
-		return w.database
+		return w.anyRegion().database
 	}
 	return w.machines[w.rand.IntN(len(w.machines))].file
 }
@@ -383,7 +389,8 @@ func (w *world) goBack() {
 	if len(w.exposed) > 0 || slices.ContainsFunc(w.live(), func(n *node) bool { return n.leaving || n.held != slots{} }) {
 		return
 	}
-	d := w.database
+	r := w.anyRegion()
+	d := r.database
 	to := w.now - time.Duration(w.rand.Int64N(int64(10*time.Second)))
 	if w.rand.IntN(2) == 0 {
 		to = 0 // before there was any cart
@@ -395,11 +402,11 @@ func (w *world) goBack() {
 			kept--
 		}
 		was, err := d.holds(s)
-		if kept == len(rows) || err != nil || !w.check.inMemory(s, was) {
+		if kept == len(rows) || err != nil || !w.check.inMemory(r, s, was) {
 			continue
 		}
 		d.rows[s.id] = rows[:kept:kept]
-		w.check.owed = append(w.check.owed, debt{s, was})
+		w.check.owed = append(w.check.owed, debt{d, s, was})
 		w.count["gone back"]++
 		w.trace("%s goes back to %v with %s", d.name, to, s.label)
 	}
@@ -425,6 +432,6 @@ func (w *world) stall() {
 		}
 	}
 	w.last(50*time.Millisecond, 2*time.Second)
-	w.network.blocked = [maxNodes][maxNodes]bool{}
+	w.network.blocked = [maxMachines][maxMachines]bool{}
 	w.trace("%s goes on", n.name())
 }

@@ -73,7 +73,7 @@ func (n *node) forward(ctx context.Context, owner gossip.Member, q *request, a *
 	}).request = &again
 	w.wait(b.done, over, p.gone)
 	if !isClosed(b.done) {
-		w.after(w.delay(), abandon) // the connection is closed
+		w.after(w.delay(n, p), abandon) // the connection is closed
 		return n.unanswered(owner)
 	}
 	abandon()
@@ -93,7 +93,7 @@ func (n *node) unanswered(owner gossip.Member) bool {
 
 // carry takes a message from a process to another, and reports whether it arrives before over is closed.
 func (w *world) carry(from, to *node, over <-chan struct{}) bool {
-	w.sleep(w.delay(), over)
+	w.sleep(w.vary(w.network.latency), over)
 	for to != nil && !to.dead && !from.dead && !w.passes(from, to) && !isClosed(over) {
 		w.sleep(40*time.Millisecond, over) // TCP tries again
 	}

@@ -10,14 +10,19 @@ import (
 
 // network says who can reach whom, and how well.
 type network struct {
-	blocked   [maxNodes][maxNodes]bool // from machine to machine
-	latency   time.Duration            // the usual one, of which a frame takes between half and double
-	lose      float64                  // share of frames that are lost although the link stands
+	blocked   [maxMachines][maxMachines]bool // from machine to machine
+	severed   [maxRegions][maxRegions]bool   // from region to region
+	latency   time.Duration                  // the usual one, of which a frame takes between half and double
+	far       time.Duration                  // likewise, from region to region
+	lose      float64                        // share of frames that are lost although the link stands
 	duplicate float64
 	reorder   float64
 }
 
-const maxNodes = 9
+const (
+	maxNodes    = 9  // of a region that is alone
+	maxMachines = 12 // of all regions
+)
 
 // end is one side of a link.
 type end struct {
@@ -38,7 +43,8 @@ type flight struct {
 }
 
 func (w *world) passes(from, to *node) bool {
-	return !w.network.blocked[from.machine.number][to.machine.number]
+	return !w.network.blocked[from.machine.number][to.machine.number] &&
+		!w.network.severed[from.region().number][to.region().number]
 }
 
 // reaches reports whether both can talk to each other.
@@ -46,9 +52,17 @@ func (w *world) reaches(a, b *node) bool {
 	return !a.dead && !b.dead && w.passes(a, b) && w.passes(b, a)
 }
 
-// delay is how long a message takes.
-func (w *world) delay() time.Duration {
-	d := w.network.latency/2 + time.Duration(w.rand.Int64N(int64(w.network.latency)*3/2))
+// delay is how long a message takes from a process to another.
+func (w *world) delay(from, to *node) time.Duration {
+	if from.region() != to.region() {
+		return w.vary(w.network.far)
+	}
+	return w.vary(w.network.latency)
+}
+
+// vary returns how long something takes this time.
+func (w *world) vary(usual time.Duration) time.Duration {
+	d := usual/2 + time.Duration(w.rand.Int64N(int64(usual)*3/2))
 	if w.rand.IntN(100) == 0 {
 		d += time.Duration(w.rand.IntN(int(60 * time.Millisecond)))
 	}
@@ -58,13 +72,14 @@ func (w *world) delay() time.Duration {
 // dial begins the links that this node is to begin and does not have.
 func (n *node) dial() {
 	w := n.world
-	for _, p := range n.view {
-		if p.member.Start <= n.member.Start || n.ends[p.member.Start] != nil || w.now < n.redial[p.member.Start] {
+	for _, p := range n.toLink() {
+		start := p.start()
+		if start <= n.member.Start || n.ends[start] != nil || w.now < n.redial[start] {
 			continue
 		}
-		n.redial[p.member.Start] = w.now + time.Duration(100+w.rand.IntN(1900))*time.Millisecond
-		if w.reaches(n, p) {
-			w.connect(n, p)
+		n.redial[start] = w.now + time.Duration(100+w.rand.IntN(1900))*time.Millisecond
+		if w.reaches(n, p.node) {
+			w.connect(n, p.node)
 		}
 	}
 }
@@ -74,8 +89,8 @@ func (w *world) connect(dialer, acceptor *node) {
 	near, far := &end{node: dialer}, &end{node: acceptor}
 	near.other, far.other = far, near
 	dialer.ends[acceptor.member.Start] = near
-	w.after(w.delay(), func() {
-		if acceptor.dead || near.closed {
+	w.after(w.delay(dialer, acceptor), func() {
+		if acceptor.dead || near.closed || agree(dialer, acceptor) != nil {
 			near.close("refused")
 			return
 		}
@@ -84,7 +99,7 @@ func (w *world) connect(dialer, acceptor *node) {
 		}
 		acceptor.ends[dialer.member.Start] = far
 		far.open()
-		w.after(w.delay(), near.open)
+		w.after(w.delay(acceptor, dialer), near.open)
 	})
 }
 
@@ -93,12 +108,20 @@ func (e *end) open() {
 	if n.dead || e.closed || e.up {
 		return
 	}
-	w := n.world
+	w, other := n.world, e.other.node
+	if err := agree(n, other); err != nil { // by now
+		e.close(err.Error())
+		return
+	}
 	e.up = true
 	w.count["links"]++
-	w.trace("%s: link with %s is up", n.name(), e.other.node.name())
-	peer := e.other.node.member
+	w.trace("%s: link with %s is up", n.name(), other.name())
+	peer := other.member
 	peer.State = gossip.Joining // as a hello says
+	if other.region() != n.region() {
+		peer.GossipAddr = other.wan.address()
+		w.count["links abroad"]++
+	}
 	if err := n.core.Up(peer, 1); err != nil {
 		w.fail("liveness", "%s: Up: %v", n.name(), err)
 	}
@@ -125,7 +148,7 @@ func (e *end) close(why string) {
 		n.cutOff = w.now
 	}
 	e.up = false
-	w.after(w.delay(), func() {
+	w.after(w.delay(n, e.other.node), func() {
 		if w.passes(n, e.other.node) {
 			e.other.close("the other side closed")
 		}
@@ -144,7 +167,7 @@ func (n *node) hangUp() {
 		}
 		e.closed, e.up, e.incoming = true, false, nil
 		if !silent {
-			w.after(w.delay(), func() {
+			w.after(w.delay(n, p), func() {
 				if w.passes(n, p) {
 					e.other.close("the other side is gone")
 				}
@@ -202,7 +225,7 @@ func (e *end) transmit(frame []byte) {
 	if e.other.closed {
 		return
 	}
-	at := w.now + w.delay()
+	at := w.now + w.delay(e.node, e.other.node)
 	in := &e.other.incoming
 	if w.network.reorder > 0 && w.rand.Float64() < w.network.reorder {
 		w.count["reordered"]++
@@ -212,7 +235,7 @@ func (e *end) transmit(frame []byte) {
 	e.other.expect(flight{at, frame})
 	if w.network.duplicate > 0 && w.rand.Float64() < w.network.duplicate {
 		w.count["duplicated"]++
-		e.other.expect(flight{at + w.delay(), frame})
+		e.other.expect(flight{at + w.delay(e.node, e.other.node), frame})
 	}
 	e.other.arrive()
 }
@@ -275,14 +298,22 @@ func (e *end) comeBack(at time.Duration) {
 	e.arrival = t
 }
 
-// linked reports whether every two processes have a link.
+// linked reports whether every two processes of a region have a link, and every two bridges of different regions, and
+// all know that.
 func (w *world) linked() bool {
 	live := w.live()
 	for _, a := range live {
 		for _, b := range live {
-			if a != b && (a.ends[b.member.Start] == nil || !a.ends[b.member.Start].up) {
+			same := a.region() == b.region()
+			if a == b || !same && !(a.bridge && b.bridge) {
+				continue
+			}
+			if e := a.ends[b.member.Start]; e == nil || !e.up {
 				return false
 			}
+		}
+		if !a.reachesAll() {
+			return false
 		}
 	}
 	return true

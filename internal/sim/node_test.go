@@ -16,7 +16,10 @@ import (
 
 // machine is where processes run, one after the other. It has the address that others join.
 type machine struct {
+	world   *world
+	region  *region
 	number  int
+	seed    bool // others are told to join it
 	used    bool // a process runs there, or is to run again soon
 	zone    string
 	skew    time.Duration // of its clock
@@ -24,11 +27,17 @@ type machine struct {
 	process *node         // the last one
 }
 
+func (m *machine) gossipAddress() string { return fmt.Sprintf("gossip-%d", m.number) }
+func (m *machine) wanAddress() string    { return fmt.Sprintf("wan-%d", m.number) }
+
 // node is a process: a Service and a Core.
 type node struct {
 	world    *world
 	machine  *machine
 	member   gossip.Member
+	lan, wan *pool // of its region, and of all regions where there are several
+	term     *gossip.Term
+	bridge   bool
 	service  *cart.Service
 	core     *gossip.Core
 	store    *store
@@ -46,12 +55,7 @@ type node struct {
 	own      slots           // what the Core has told the Service to keep, because they are its own
 	held     slots           // and because others may lack them
 	placed   bool            // it was told once
-	view     []*node         // whom its memberlist takes for alive, in order of birth
-	heard    map[uint64]word // what these said of their state, and the process itself
-	news     bool            // it is not what the core was told
-	seen     map[uint64]time.Duration
 	redial   map[uint64]time.Duration
-	rejoin   *gossip.Rejoin
 }
 
 // queue has the jobs for a peer, one at a time.
@@ -107,23 +111,21 @@ func (w *world) boot(m *machine) {
 		gone:    make(chan struct{}),
 		queues:  make(map[uint64]*queue),
 		ends:    make(map[uint64]*end),
-		heard:   make(map[uint64]word),
-		seen:    make(map[uint64]time.Duration),
 		redial:  make(map[uint64]time.Duration),
 	}
 	n.member = gossip.Member{
 		Start: w.rand.Uint64() | 1, Name: fmt.Sprintf("n%d.%d", m.number, w.born),
-		Region: "r", Zone: m.zone, State: gossip.Joining, MinWire: gossip.MinWire, MaxWire: gossip.MaxWire,
-		LinkAddr: fmt.Sprintf("link-%d", m.number), GossipAddr: fmt.Sprintf("gossip-%d", m.number),
+		Region: m.region.name, Zone: m.zone, State: gossip.Joining, MinWire: gossip.MinWire, MaxWire: gossip.MaxWire,
+		LinkAddr: fmt.Sprintf("link-%d", m.number), GossipAddr: m.gossipAddress(), WAN: len(w.regions) > 1,
 	}
 	n.running, n.cancel = context.WithCancel(context.Background())
 	c := &carts{node: n}
 	n.core = gossip.NewCore(gossip.CoreOptions{
-		Self: n.member, Carts: c, Replicas: replicas, Tolerate: w.plan.tolerate, Now: n.clock, Logger: slog.New(slog.DiscardHandler),
+		Self: n.member, Carts: c, Replicas: w.plan.replicas, Tolerate: w.plan.tolerate, Now: n.clock, Logger: slog.New(slog.DiscardHandler),
 		Rand:  rand.New(rand.NewPCG(w.rand.Uint64(), w.rand.Uint64())),
 		Spawn: n.spawn, Wake: n.wake, MaxOutbox: w.plan.outbox,
 	})
-	db := w.database
+	db := m.region.database
 	if m.file != nil {
 		db = m.file
 	}
@@ -136,29 +138,30 @@ func (w *world) boot(m *machine) {
 	m.process, m.used = n, true
 	w.processes = append(w.processes, n)
 	w.trace("%s boots, start id %016x", n.name(), n.member.Start)
-	n.view = []*node{n}
-	n.heard[n.member.Start] = word{state: gossip.Joining}
-	n.rejoin = gossip.NewRejoin(n.member.GossipAddr, w.plan.join, rand.New(rand.NewPCG(n.member.Start, 0)))
+	n.lan = newPool(n, false, m.region.join)
+	if len(w.regions) > 1 {
+		n.wan, n.term = newPool(n, true, m.region.joinAll), gossip.NewTerm(true, n.clock())
+	}
 	n.tick()
-	n.joinOthers()
+	for _, l := range n.pools() {
+		l.joinOthers()
+	}
 	w.start(n, n.name()+" join", n.join)
 }
-
-// replicas is how many owners a cart has.
-const replicas = 3
 
 // When a process becomes an active one, as cmd/cartd has it.
 const (
 	joinTimeout = 10 * time.Second
 	meetTimeout = 2 * time.Second
+	meetAbroad  = 5 * time.Second
 	joinTick    = 20 * time.Millisecond
 )
 
 // flushTimeout is how long a process waits for the database, or for others, before it leaves all the same, likewise.
 const flushTimeout = time.Minute
 
-// join makes the process an active one as soon as it has met another one, if there is any, and has what that has:
-// while the database cannot be read, of it what the database lacks.
+// join makes the process an active one as soon as it has met another one, if there is any, and has what that has, and
+// what other regions have that can be reached: while the database cannot be read, of it what the database lacks.
 func (n *node) join() {
 	w := n.world
 	began := w.now
@@ -173,6 +176,7 @@ func (n *node) join() {
 	}
 	w.trace("%s has joined, %d linked, indexed %v, synced %v", n.name(), n.core.Peers(), n.service.Indexed(), n.core.Synced())
 	n.announce(gossip.Active)
+	w.check.recovered(n)
 }
 
 // mayBeActive reports whether a process that has waited for so long may be counted on by others.
@@ -182,7 +186,8 @@ func (n *node) mayBeActive(waited time.Duration) bool {
 		linked, away := n.core.Uncovered()
 		return met && linked == 0 && (away == 0 || late)
 	}
-	return met && n.service.Indexed() && n.core.Synced() || late
+	abroad := n.wan == nil || n.core.Abroad() > 0 || waited > meetAbroad
+	return met && abroad && n.service.Indexed() && n.core.Synced() && n.core.SyncedAbroad() || late
 }
 
 // clock is the clock of the machine.
@@ -254,6 +259,12 @@ func (n *node) exit() {
 	n.cancel()
 	n.hangUp()
 	w.count["evictions"] += int(n.service.Stats().Evicted)
+	for _, r := range n.core.Status().Regions {
+		w.count["crossings"] += int(r.Crossings.Received)
+		w.count["relayed"] += int(r.Crossings.Relayed)
+		w.count["crossings dropped"] += int(r.Crossings.Dropped)
+		w.count["repairs between regions"] += int(r.Repairs.RepairsDone)
+	}
 	for _, q := range n.queues {
 		q.jobs = nil
 	}
@@ -293,7 +304,9 @@ func (n *node) drain() {
 	}
 	n.sayGoodbye()
 	w.sleep(time.Duration(w.rand.IntN(int(200*time.Millisecond))), nil) // peers that have not heard it still send
-	n.exit()
+	if !n.dead {
+		n.exit()
+	}
 }
 
 var errGone = errors.New("sim: the process is dead")

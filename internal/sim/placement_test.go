@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"fmt"
 	"math/bits"
 	"slices"
@@ -44,19 +45,28 @@ func (n *node) keep(own, held slots) {
 	n.own, n.held, n.placed = own, held, true
 }
 
-// owners returns the processes that own a cart, as far as they know.
-func (w *world) owners(id cart.ID) []*node {
-	return slices.DeleteFunc(w.live(), func(n *node) bool { return !n.owns(id) })
+// owners returns the processes of a region that own a cart, as far as they know.
+func (r *region) owners(id cart.ID) []*node {
+	return slices.DeleteFunc(r.live(), func(n *node) bool { return !n.owns(id) })
 }
 
 // owns reports whether the process is an owner of a cart, as far as it knows.
 func (n *node) owns(id cart.ID) bool { return has(&n.own, gossip.SlotOf(id)) }
 
 // misplaced tells where the nodes have different views of who owns what, or other ones than they should, or "".
-func (c *checker) misplaced() string {
-	w := c.world
-	live := w.live()
-	owners, places := min(replicas, len(live)), 0
+func (c *checker) misplaced() (why string) {
+	for _, r := range c.world.regions {
+		why = cmp.Or(why, r.misplaced())
+	}
+	return why
+}
+
+func (r *region) misplaced() string {
+	live := r.live()
+	if len(live) == 0 {
+		return ""
+	}
+	owners, places := min(live[0].world.plan.replicas, len(live)), 0
 	for _, n := range live {
 		places += gained(&slots{}, &n.own)
 	}
@@ -68,7 +78,7 @@ func (c *checker) misplaced() string {
 		spread = min(owners, zonesOf(live))
 	}
 	for slot := range gossip.Slots {
-		var ranked [replicas]*node
+		ranked := make([]*node, owners)
 		for _, n := range live {
 			rank := n.core.Rank(cart.ID{byte(slot >> 4), byte(slot << 4)})
 			switch own := has(&n.own, slot); {

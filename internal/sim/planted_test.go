@@ -149,6 +149,32 @@ var plantedBugs = []planted{
 	},
 }
 
+// plantedAbroad are bugs that it takes several regions to see.
+var plantedAbroad = []planted{
+	{
+		"a bridge acknowledges before it delivers", "gossip/cross.go",
+		"\tif x.process == 0 {\n",
+		"\tif x.process == 0 {\n" +
+			"c.sendAbroad(r, &crossing{process: x.origin, item: item{kind: kindHolds, n: x.ticket, m: 1}})\n",
+		[]string{"dirty-read", "lost-write"},
+	},
+	{
+		"count who refused to hold", "gossip/ticket.go",
+		"if it.m == 0 || k.held == nil", "if k.held == nil",
+		[]string{"dirty-read", "lost-write"},
+	},
+	{
+		"compare regions for a reason only", "gossip/remote.go",
+		"return p.region != nil && !p.both.empty()", "return false && !p.both.empty()",
+		[]string{"convergence"},
+	},
+	{
+		"be active before the region was compared with others", "gossip/remote.go",
+		"return p.up && p.needsSync })", "return false })",
+		[]string{"recovery"},
+	},
+}
+
 // TestPlantedBugs checks that the checkers check something: with any of these bugs in the sources, some
 // of the first seeds fail, and by the checker that is there for it.
 func TestPlantedBugs(t *testing.T) {
@@ -160,20 +186,26 @@ func TestPlantedBugs(t *testing.T) {
 		t.Fatal(err)
 	}
 	turns := make(chan struct{}, runtime.GOMAXPROCS(0))
-	for _, bug := range plantedBugs {
+	run := func(bug *planted, env ...string) {
 		t.Run(strings.ReplaceAll(bug.name, " ", "-"), func(t *testing.T) {
 			t.Parallel()
 			turns <- struct{}{}
 			defer func() { <-turns }()
-			bug.catch(t, root)
+			bug.catch(t, root, env...)
 		})
+	}
+	for i := range plantedBugs {
+		run(&plantedBugs[i])
+	}
+	for i := range plantedAbroad {
+		run(&plantedAbroad[i], "REGIONS=2")
 	}
 }
 
 var verdict = regexp.MustCompile(`seed (\d+): ([a-z-]+): .*`)
 
 // catch builds this package with the bug and runs it.
-func (b *planted) catch(t *testing.T, root string) {
+func (b *planted) catch(t *testing.T, root string, env ...string) {
 	dir := t.TempDir()
 	overlay := b.overlay(t, root, dir)
 	binary := filepath.Join(dir, "sim.test")
@@ -184,7 +216,7 @@ func (b *planted) catch(t *testing.T, root string) {
 	}
 	run := exec.Command(binary, "-test.run=^TestSimulation$")
 	run.Dir = dir
-	run.Env = append(os.Environ(), "SEEDS=300", "FIRST=1", "FAILURES=1")
+	run.Env = append(append(os.Environ(), "SEEDS=300", "FIRST=1", "FAILURES=1"), env...)
 	out, err := run.CombinedOutput()
 	if err == nil {
 		t.Fatal("no seed fails")

@@ -26,21 +26,23 @@ type world struct {
 	plan plan
 
 	network   network
-	database  *database
-	machines  []*machine
-	processes []*node // all there ever were
+	regions   []*region
+	machines  []*machine // of all regions
+	processes []*node    // all there ever were
 	born      int
 	carts     []*subject
 	check     checker
 
-	shopping bool
-	closing  chan struct{} // closed when shopping is over
-	healing  chan struct{} // closed when all faults are to end
-	faults   int           // going on
-	parted   bool
-	told     int     // counts what the Services are told to own
-	exposed  []*node // the dead, while what they held is not yet held elsewhere
-	over     bool
+	shopping   bool
+	closing    chan struct{} // closed when shopping is over
+	healing    chan struct{} // closed when all faults are to end
+	faults     int           // going on
+	parted     bool          // machines are cut off from each other
+	severed    bool          // regions are
+	hinderedAt time.Duration // when regions may not have got what they wanted of each other, last
+	told       int           // counts what the Services are told to own
+	exposed    []*node       // the dead, while what they held is not yet held elsewhere
+	over       bool
 
 	count   counts
 	log     log
@@ -51,19 +53,19 @@ type world struct {
 
 // plan is what a seed decides before the run.
 type plan struct {
-	nodes, most int // to begin with, and when most are there
-	tolerate    int
-	shared      bool // one database for all, or else a file for each
-	memory      int64
-	outbox      int
-	join        []string
-	suspicion   time.Duration // before a process that cannot be reached is taken for dead
-	sessions    int
-	pause       time.Duration
-	trouble     time.Duration // how long there are faults
-	calm        time.Duration // between two faults, at most
-	erasures    int           // of 1000 requests
-	loseAnswers float64
+	replicas     int // owners of a cart
+	tolerate     int
+	shared       bool // one database for all machines of a region, or else a file for each
+	memory       int64
+	outbox       int
+	suspicion    time.Duration // before a process that cannot be reached is taken for dead
+	farSuspicion time.Duration // likewise in the pool of all regions
+	sessions     int
+	pause        time.Duration
+	trouble      time.Duration // how long there are faults
+	calm         time.Duration // between two faults, at most
+	erasures     int           // of 1000 requests
+	loseAnswers  float64
 }
 
 // newWorld draws a plan.
@@ -74,33 +76,28 @@ func newWorld(t *testing.T, seed uint64, out io.Writer) *world {
 	w.rand = mathrand.New(mathrand.NewPCG(seed, 1))
 	w.check.world, w.check.byID = w, map[cart.ID]*subject{}
 	w.network.latency = time.Duration(100+w.rand.IntN(3000)) * time.Microsecond
-	w.database = newDatabase(w, "database")
 	between := func(from, to time.Duration) time.Duration { return from + time.Duration(w.rand.Int64N(int64(to-from))) }
 	oneIn := func(n int) bool { return w.rand.IntN(n) == 0 }
 	p := &w.plan
 	*p = plan{
-		nodes: 3, tolerate: 1, shared: !oneIn(8), memory: 1 << 30,
-		suspicion: between(2*time.Second, 6*time.Second),
-		sessions:  3 + w.rand.IntN(6),
-		pause:     between(100*time.Millisecond, time.Second),
-		trouble:   between(4*time.Second, 16*time.Second),
-		calm:      between(200*time.Millisecond, 4*time.Second),
-	}
-	if oneIn(3) {
-		p.nodes = 4 + w.rand.IntN(2)
-	}
-	p.most = p.nodes
-	if oneIn(3) {
-		p.most += 1 + w.rand.IntN(maxNodes-p.nodes)
-	}
-	if p.nodes == 5 && oneIn(2) {
-		p.tolerate = 2
-	}
-	if p.shared && oneIn(2) {
-		p.memory = int64(2000 + w.rand.IntN(6000))
+		replicas: 3, tolerate: 1, shared: !oneIn(8), memory: 1 << 30,
+		suspicion:    between(2*time.Second, 6*time.Second),
+		farSuspicion: between(5*time.Second, 15*time.Second),
+		sessions:     3 + w.rand.IntN(6),
+		pause:        between(100*time.Millisecond, time.Second),
+		trouble:      between(4*time.Second, 16*time.Second),
+		calm:         between(200*time.Millisecond, 4*time.Second),
 	}
 	if oneIn(5) {
 		p.outbox = 2000 + w.rand.IntN(20000)
+	}
+	if least := int(number(t, "REGIONS", 1)); oneIn(3) || least > 1 {
+		w.drawRegions(max(least, 2+w.rand.IntN(maxRegions-1)))
+	} else {
+		w.drawRegion()
+	}
+	if p.shared && oneIn(2) {
+		p.memory = int64(2000 + w.rand.IntN(6000))
 	}
 	if oneIn(6) {
 		p.erasures = 8
@@ -108,31 +105,75 @@ func newWorld(t *testing.T, seed uint64, out io.Writer) *world {
 	if oneIn(3) {
 		p.loseAnswers = 0.05
 	}
-	if oneIn(3) {
-		w.database.unsure = 0.1
-	}
-	if oneIn(3) {
-		w.database.stale = 0.3
-	}
+	unsure, stale := oneIn(3), oneIn(3)
 	zones := oneIn(3)
-	for i := range p.most {
-		m := &machine{number: i}
-		if zones {
-			m.zone = fmt.Sprintf("z%d", i%3)
+	for _, r := range w.regions {
+		if unsure {
+			r.database.unsure = 0.1
 		}
-		if oneIn(4) {
-			m.skew = between(-2*time.Second, 2*time.Second)
+		if stale {
+			r.database.stale = 0.3
 		}
-		if !p.shared {
-			m.file = newDatabase(w, fmt.Sprintf("file %d", i))
+		for i := range r.most {
+			m := &machine{world: w, region: r, number: len(w.machines)}
+			if zones {
+				m.zone = fmt.Sprintf("z%d", i%3)
+			}
+			if oneIn(4) {
+				m.skew = between(-2*time.Second, 2*time.Second)
+			}
+			if !p.shared {
+				m.file = newDatabase(w, fmt.Sprintf("file %d", m.number))
+			}
+			r.machines = append(r.machines, m)
+			w.machines = append(w.machines, m)
 		}
-		w.machines = append(w.machines, m)
 	}
-	for i := range 1 + w.rand.IntN(p.nodes) {
-		p.join = append(p.join, fmt.Sprintf("gossip-%d", i))
-	}
+	w.introduce()
 	w.trace("seed %d: %+v", seed, *p)
+	for _, r := range w.regions {
+		w.trace("%s: %d nodes, %d at most, which join %v and %v", r.name, r.nodes, r.most, r.join, r.joinAll)
+	}
 	return w
+}
+
+// drawRegion draws one region alone.
+func (w *world) drawRegion() {
+	nodes := 3
+	if w.rand.IntN(3) == 0 {
+		nodes = 4 + w.rand.IntN(2)
+	}
+	most := nodes
+	if w.rand.IntN(3) == 0 {
+		most += 1 + w.rand.IntN(maxNodes-nodes)
+	}
+	if nodes == 5 && w.rand.IntN(2) == 0 {
+		w.plan.tolerate = 2
+	}
+	w.addRegion(nodes, most)
+}
+
+// drawRegions draws several regions.
+func (w *world) drawRegions(n int) {
+	w.network.far = time.Duration(20+w.rand.IntN(21)) * time.Millisecond
+	w.plan.shared = true
+	if w.plan.outbox > 0 { // so much as a comparison takes, which crosses as one piece
+		w.plan.outbox += 50_000
+	}
+	for range n {
+		nodes := 2 + w.rand.IntN(3)
+		most := nodes
+		if n < maxRegions && w.rand.IntN(4) == 0 {
+			most++
+		}
+		w.addRegion(nodes, most)
+	}
+	switch w.rand.IntN(4) {
+	case 0:
+		w.plan.tolerate = 2
+	case 1, 2:
+		w.plan.replicas = 2 // so that bridges own little
+	}
 }
 
 // run runs it, and returns why it failed.
@@ -160,12 +201,14 @@ func (w *world) run() string {
 
 // direct is the way of a run.
 func (w *world) direct() {
-	for _, m := range w.machines[:w.plan.nodes] {
-		w.boot(m)
-		w.sleep(time.Duration(w.rand.IntN(int(200*time.Millisecond))), nil)
-	}
-	if w.plan.most > w.plan.nodes {
-		w.fault((*world).resize)
+	for _, r := range w.regions {
+		for _, m := range r.machines[:r.nodes] {
+			w.boot(m)
+			w.sleep(time.Duration(w.rand.IntN(int(200*time.Millisecond))), nil)
+		}
+		if r.most > r.nodes {
+			w.fault(func(*world) { r.resize() })
+		}
 	}
 	w.shopping = true
 	shoppers := w.openShop()
@@ -178,7 +221,9 @@ func (w *world) direct() {
 	for w.faults > 0 {
 		w.sleep(10*time.Millisecond, nil)
 	}
-	w.database.unsure, w.database.stale = 0, 0
+	for _, r := range w.regions {
+		r.database.unsure, r.database.stale = 0, 0
+	}
 	w.shopping = false
 	close(w.closing)
 	for _, done := range shoppers {
@@ -224,14 +269,28 @@ const (
 	saveIn    = 12 * time.Second // and the database has all: as long as the third owner waits
 	letGoIn   = 25 * time.Second // and nobody keeps what is not its own: as long as who is no owner waits to save it
 	lookIn    = time.Minute      // a node looks for what the database has no more
+
+	// crossIn is how much longer it takes where there are several regions: a change whose author died before it sent it
+	// there is found when they are compared without a reason, and that gets lost where a bridge does not know the way
+	// back yet.
+	crossIn = 10*time.Second + 3*time.Second
 )
 
 // healIn is how long the replicas may differ.
-func (p *plan) healIn() time.Duration {
-	if p.memory < 1<<20 {
-		return healIn + makeRoom
+func (w *world) healIn() time.Duration {
+	d := healIn
+	if w.plan.memory < 1<<20 {
+		d += makeRoom
 	}
-	return healIn
+	return d + w.crossIn()
+}
+
+// crossIn is how much longer it takes where there are several regions.
+func (w *world) crossIn() time.Duration {
+	if len(w.regions) > 1 {
+		return crossIn
+	}
+	return 0
 }
 
 // converge waits until the replicas are equal.
@@ -265,15 +324,15 @@ func (w *world) converge() {
 		w.goBack()
 	}
 	if !w.until(lookIn+saveIn, w.check.cameBack) {
-		w.fail("came-back", "the database does not have again what it had of %d carts before it went back in time", len(w.check.owed))
+		w.fail("came-back", "a database does not have again what it had of %d carts before it went back in time", len(w.check.owed))
 		return
 	}
 	// What a node that is gone for good has told the database alone, the others find when they look there. Where
 	// another one takes its place, that one looks at once.
 	gone := w.count["leaves"]+w.count["machines lost"] > 0
 	began := w.now
-	if !w.until(w.plan.healIn(), func() bool { why = w.check.differences(!gone); return why == "" }) {
-		w.fail("convergence", "%v after it was clear who owns what: %s", w.plan.healIn(), why)
+	if !w.until(w.healIn(), func() bool { why = w.check.differences(!gone); return why == "" }) {
+		w.fail("convergence", "%v after it was clear who owns what: %s", w.healIn(), why)
 		return
 	}
 	if !w.until(lookIn+healIn, func() bool { why = w.check.differences(true); return why == "" }) {
@@ -320,9 +379,9 @@ func (w *world) lookAtAll() {
 			}
 		}
 	}
-	why := ""
-	if !w.until(saveIn, func() bool { why = cmp.Or(w.check.differences(true), w.check.unshown()); return why == "" }) {
-		w.fail("convergence", "%v after the last write: %s", saveIn, why)
+	why, within := "", saveIn+w.crossIn()
+	if !w.until(within, func() bool { why = cmp.Or(w.check.differences(true), w.check.unshown()); return why == "" }) {
+		w.fail("convergence", "%v after the last write: %s", within, why)
 		return
 	}
 	w.letGo()
@@ -352,9 +411,10 @@ func (w *world) lookAtAll() {
 
 // nowhere reports whether nobody has anything of a cart, which its creation may come to.
 func (w *world) nowhere(s *subject) bool {
-	database, _ := w.database.holds(s)
-	if database.events.len() > 0 {
-		return false
+	for _, r := range w.regions {
+		if stored, _ := r.database.holds(s); stored.events.len() > 0 {
+			return false
+		}
 	}
 	for _, n := range w.live() {
 		if e, _ := n.holds(s); e.events.len() > 0 {
@@ -421,6 +481,9 @@ func (w *world) anyReady() bool {
 // lookOften looks at all memories, again and again.
 func (w *world) lookOften() {
 	w.after(100*time.Millisecond, func() {
+		if w.hindered() {
+			w.hinderedAt = w.now
+		}
 		w.check.look()
 		w.check.settle()
 		w.lookOften()
