@@ -46,8 +46,8 @@ bench: ## run the benchmarks BENCH of PACKAGES, COUNT times
 	@$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) $(PACKAGES)
 
 bench-cluster: DURATION ?= 4s
-bench-cluster: ## adds at one node and at three, in ROUNDS rounds of DURATION (4s) a measurement (Linux, PostgreSQL)
-	@$(GO) test -run '^$$' -bench '^BenchmarkCluster$$' -timeout 2h ./cmd/cartd -cluster.rounds $(ROUNDS) -cluster.duration $(DURATION)
+bench-cluster: ## one node and three, two regions, and regions that grow, in ROUNDS rounds of DURATION (4s) a measurement (Linux, PostgreSQL)
+	@$(GO) test -run '^$$' -bench '^Benchmark(Cluster|Regions|Growth)$$' -timeout 2h ./cmd/cartd -cluster.rounds $(ROUNDS) -cluster.duration $(DURATION)
 
 sim: ## simulate a region under SEEDS seeds, or under one, with its trace: SEED=17
 	@$(if $(SEED),SEED='$(SEED)',SEEDS='$(SEEDS)') $(GO) test ./internal/sim -run '^TestSimulation$$' -count=1 -v -timeout 2h

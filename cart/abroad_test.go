@@ -199,3 +199,24 @@ func TestAPartFromAbroadIsNotShown(t *testing.T) {
 		}
 	})
 }
+
+// What is recent of a lag is so for 10 s at least, and forgotten after 20.
+func TestLag(t *testing.T) {
+	var l lag
+	begin := time.Unix(1_000_000_000, 0)
+	l.observe(3*time.Second, begin)
+	l.observe(time.Second, begin.Add(9*time.Second))
+	for _, step := range []struct{ after, want time.Duration }{
+		{9 * time.Second, 3 * time.Second},
+		{19 * time.Second, 3 * time.Second},
+		{20 * time.Second, 0},
+	} {
+		if got := l.read(begin.Add(step.after)); got.Recent != step.want || got.Count != 2 || got.Sum != 4*time.Second {
+			t.Errorf("after %v: %+v", step.after, got)
+		}
+	}
+	l.observe(time.Minute, begin.Add(21*time.Second))
+	if got := l.read(begin.Add(time.Hour)); got.Recent != 0 || got.Count != 3 {
+		t.Errorf("after an hour: %+v", got)
+	}
+}

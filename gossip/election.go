@@ -50,7 +50,7 @@ const resignAfter = 3 * time.Second
 type Term struct {
 	bridge bool
 	ends   time.Time // zero while it is elected
-	meets  time.Time // until then it may be about to meet those who are bridges
+	meets  time.Time // until then it may not know yet who are bridges
 }
 
 // NewTerm returns the Term of a process that starts now, and joins others of its region, or is told of none.
@@ -65,12 +65,11 @@ func NewTerm(joins bool, now time.Time) *Term {
 // Hold holds an election among the members of the region, self and the others, and reports whether self is a bridge. It
 // is to be called when the members may have changed, and again after a time, unless that is 0.
 func (t *Term) Hold(self Member, others []Member, now time.Time) (bridge bool, again time.Duration) {
-	elected := elect(append(slices.Clone(others), self))
-	is := func(m Member) bool { return m.Start == self.Start }
-	if wait := t.meets.Sub(now); wait > 0 && self.State == Joining && len(others) == 0 {
+	if wait := t.meets.Sub(now); wait > 0 && self.State == Joining {
 		return false, wait
 	}
-	return t.next(slices.ContainsFunc(elected, is), now)
+	is := func(m Member) bool { return m.Start == self.Start }
+	return t.next(slices.ContainsFunc(elect(append(slices.Clone(others), self)), is), now)
 }
 
 // next takes the result of an election, which may be the one before again. See Hold.

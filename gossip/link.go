@@ -17,7 +17,7 @@ import (
 
 const (
 	frameHeader = 4               // bytes: the length of the body, big endian
-	readAhead   = 128 << 10       // bytes
+	readAhead   = 16 << 10        // bytes: a record of TLS has no more
 	writeTime   = 3 * time.Second // a peer that does not read for so long is as good as dead
 	maxRedial   = time.Second     // the pauses between attempts to dial double from minRedial to maxRedial
 	minRedial   = 100 * time.Millisecond
@@ -118,7 +118,7 @@ func poke(c chan struct{}) {
 func (l *link) write() error {
 	again := time.NewTimer(0)
 	defer again.Stop()
-	b := make([]byte, frameHeader, readAhead)
+	b := make([]byte, frameHeader, 4<<10)
 	for {
 		frame, pause := l.core.Next(l.peer.Start, b[:frameHeader])
 		if n := len(frame) - frameHeader; n > 0 {

@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"cmp"
 	"context"
 	crand "crypto/rand"
 	"encoding/binary"
@@ -30,6 +31,7 @@ type Options struct {
 	Join          []string // host:port of gossip ports of others
 	WANListen     string   // host:port of the memberlist of all regions, UDP and TCP. Default: none; the region keeps to itself
 	JoinWAN       []string // host:port of such ports of others
+	AdvertiseWAN  string   // host that other regions reach this process at, links too. Default: AdvertiseHost
 
 	Replicas int // owners of a cart in the region. Default: 3
 	Tolerate int // how many nodes may fail at once. Default: 1
@@ -89,7 +91,7 @@ func (o Options) withDefaults() (Options, error) {
 // ofWAN returns the options of the pool of all regions.
 func (o Options) ofWAN() Options {
 	o.Label += "/wan"
-	o.GossipListen, o.Join = o.WANListen, o.JoinWAN
+	o.GossipListen, o.Join, o.AdvertiseHost = o.WANListen, o.JoinWAN, cmp.Or(o.AdvertiseWAN, o.AdvertiseHost)
 	o.everyRegion = true
 	return o
 }
@@ -184,12 +186,12 @@ func (n *Node) Start(ctx context.Context) (err error) {
 	if n.listener, err = n.o.network.Listen(ctx, n.o.LinkListen); err != nil {
 		return &ListenError{"link", err}
 	}
-	linkAddr, err := advertise(ctx, n.listener.Addr(), n.o.AdvertiseHost)
-	if err != nil {
-		return &ListenError{"link", err}
-	}
 	name := ""
 	for _, pool := range n.pools() {
+		linkAddr, err := advertise(ctx, n.listener.Addr(), pool.o.AdvertiseHost)
+		if err != nil {
+			return &ListenError{"link", err}
+		}
 		addr, err := pool.open(ctx)
 		if err != nil {
 			return &ListenError{pool.port(), err}

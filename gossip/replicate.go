@@ -135,7 +135,9 @@ func (c *Core) Next(start uint64, b []byte) (frame []byte, again time.Duration) 
 	size := len(b)
 	b = appendHeader(b, &h)
 	if full {
+		before := p.out.sent
 		b = p.out.fill(b, now)
+		p.counters.ItemsSent += uint64(p.out.sent - before)
 	}
 	p.counters.FramesSent++
 	p.counters.BytesSent += uint64(len(b) - size)

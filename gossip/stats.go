@@ -64,6 +64,7 @@ type LinkStatus struct {
 type Counters struct {
 	FramesSent     uint64 `json:"frames_sent"`
 	BytesSent      uint64 `json:"bytes_sent"`
+	ItemsSent      uint64 `json:"items_sent"` // in these frames; those that were sent again count again
 	FramesReceived uint64 `json:"frames_received"`
 	BytesReceived  uint64 `json:"bytes_received"`
 
@@ -87,6 +88,7 @@ type Counters struct {
 func (c *Counters) add(d *Counters) {
 	c.FramesSent += d.FramesSent
 	c.BytesSent += d.BytesSent
+	c.ItemsSent += d.ItemsSent
 	c.FramesReceived += d.FramesReceived
 	c.BytesReceived += d.BytesReceived
 	c.Duplicates += d.Duplicates

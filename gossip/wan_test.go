@@ -34,12 +34,12 @@ func startRegions(t testing.TB, network *memoryNetwork, regions ...string) (node
 	return nodes
 }
 
-// startIn starts a node of a region at 10.0.N.host, which knows one node of each of two regions.
+// startIn starts a node of a region at 10.0.N.host, which joins. It knows one node of each of two regions.
 func startIn(t testing.TB, network *memoryNetwork, region string, number, host int) testNode {
 	t.Helper()
 	return start(t, Options{
 		network: network.host(fmt.Sprintf("10.0.%d.%d", number, host)),
-		Member:  Member{Region: region},
+		Member:  Member{Region: region, State: Joining},
 		Join:    []string{fmt.Sprintf("10.0.%d.1:7946", number)},
 		// Of the other regions, too, a node that need not be a bridge.
 		WANListen: "0.0.0.0:7948", JoinWAN: []string{"10.0.1.1:7948", "10.0.2.3:7948"},
@@ -105,6 +105,20 @@ func notBridged(regions [][]testNode) string {
 		}
 	}
 	return ""
+}
+
+// TestAdvertiseWAN: a process tells other regions of a host that its own does not hear of.
+func TestAdvertiseWAN(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, Options{
+			network: newMemoryNetwork().host("10.0.1.1"), WANListen: "0.0.0.0:7948", AdvertiseHost: "10.0.1.1", AdvertiseWAN: "192.0.2.7",
+		})
+		here, _ := n.members.all()
+		there, _ := n.wan.pool.all()
+		if here.LinkAddr != "10.0.1.1:7947" || there.LinkAddr != "192.0.2.7:7947" {
+			t.Errorf("its region is told of %s, and the others of %s", here.LinkAddr, there.LinkAddr)
+		}
+	})
 }
 
 func TestBridges(t *testing.T) {
@@ -175,6 +189,33 @@ func TestBridgeIsReplaced(t *testing.T) {
 		for _, n := range us {
 			if b := n.Status().Core.Regions[0].Bridges; len(b) != 2 {
 				t.Errorf("%+v", b)
+			}
+		}
+	})
+}
+
+// A node that joins is no bridge where others are, not even before it has met them. Where there are none, it is one: so it
+// gets what other regions have before it is active.
+func TestJoinersAsBridges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newMemoryNetwork()
+		regions := startRegions(t, network, "eu", "us")
+		newcomer := startIn(t, network, "eu", 1, 4)
+		for range 100 {
+			time.Sleep(50 * time.Millisecond)
+			if newcomer.wan.isBridge() {
+				t.Fatal("a newcomer is a bridge")
+			}
+		}
+		if got := len(newcomer.Status().Members); got != 3 {
+			t.Errorf("%d other members", got)
+		}
+
+		mars := []testNode{startIn(t, network, "mars", 3, 2), startIn(t, network, "mars", 3, 3)} // none is where they join
+		awaitBridges(t, append(regions, mars)...)
+		for _, n := range mars {
+			if s := n.Status(); s.Self.State != Joining || !s.Core.Regions[0].Reachable {
+				t.Errorf("%+v", s.Core.Regions)
 			}
 		}
 	})

@@ -119,24 +119,14 @@ var adds = func() (z []string) {
 // prepare creates so many carts of five lines, and has each node load them.
 func (l *load) prepare(carts int) {
 	l.tb.Helper()
-	var lines []string
-	for i, sku := range skus {
-		lines = append(lines, fmt.Sprintf(`{"sku":%q,"quantity":2,"title":"A title of 24 characters","unit_price":{"amount":%d,"currency":"EUR"}}`, sku, 1000+i))
-	}
-	body := `{"currency":"EUR","line_items":[` + strings.Join(lines, ",") + `]}`
 	l.carts = make([]string, carts)
-	l.each(carts, func(w *wire, i int) error {
-		a, err := w.call("POST", " /v1/carts", "", "", body)
-		if err == nil && a.status != 201 {
-			err = fmt.Errorf("create: %d %s", a.status, a.body)
-		}
-		if err == nil {
-			_, id, _ := strings.Cut(string(a.body), `"id":"`) // that of the cart comes before those of its lines
-			l.carts[i], _, _ = strings.Cut(id, `"`)
-		}
+	const connections = 16 // with each node
+	l.each(connections, carts, func(w *wire, i int) error {
+		id, err := createCart(w)
+		l.carts[i] = id
 		return err
 	})
-	l.each(carts*len(l.targets), func(w *wire, i int) error {
+	l.each(connections, carts*len(l.targets), func(w *wire, i int) error {
 		a, err := w.call("GET", cartPath, l.carts[i/len(l.targets)], "", "")
 		if err == nil && a.status != 200 {
 			err = fmt.Errorf("read: %d %s", a.status, a.body)
@@ -145,10 +135,35 @@ func (l *load) prepare(carts int) {
 	})
 }
 
-// each calls f for 0 to n-1, over connections with every node by turns: number i with node i, and so on.
-func (l *load) each(n int, f func(w *wire, i int) error) {
+// newCart is the request for a cart of five lines.
+var newCart = func() string {
+	var lines []string
+	for i, sku := range skus {
+		lines = append(lines, fmt.Sprintf(`{"sku":%q,"quantity":2,"title":"A title of 24 characters","unit_price":{"amount":%d,"currency":"EUR"}}`, sku, 1000+i))
+	}
+	return `{"currency":"EUR","line_items":[` + strings.Join(lines, ",") + `]}`
+}()
+
+// createCart creates a cart of five lines and returns its id.
+func createCart(w *wire) (id string, err error) {
+	a, err := w.call("POST", " /v1/carts", "", "", newCart)
+	if err == nil && a.status != 201 {
+		err = fmt.Errorf("create: %d %s", a.status, a.body)
+	}
+	return cartID(a.body), err
+}
+
+// cartID returns the id in the answer to the creation of a cart.
+func cartID(created []byte) string {
+	_, id, _ := strings.Cut(string(created), `"id":"`) // that of the cart comes before those of its lines
+	id, _, _ = strings.Cut(id, `"`)
+	return id
+}
+
+// each calls f for 0 to n-1, over so many connections with every node by turns: number i with node i, and so on.
+func (l *load) each(connections, n int, f func(w *wire, i int) error) {
 	l.tb.Helper()
-	workers := 16 * len(l.targets)
+	workers := connections * len(l.targets)
 	var working sync.WaitGroup
 	errs := make([]error, workers)
 	for k := range workers {

@@ -27,6 +27,7 @@ type clusterConfig struct {
 	wanListen     string
 	joinWAN       []string
 	advertiseHost string
+	advertiseWAN  string // host
 	replicas      int
 	tolerate      int
 	drainTime     time.Duration
@@ -52,8 +53,8 @@ const (
 
 // clusterFlags are the flags that mean nothing to a node that is alone.
 var clusterFlags = []string{
-	"join", "gossip-listen", "link-listen", "wan-listen", "join-wan", "advertise-host", "region", "zone", "replicas", "tolerate",
-	"drain-time", "flush-time",
+	"join", "gossip-listen", "link-listen", "wan-listen", "join-wan", "advertise-host", "advertise-wan-host", "region", "zone",
+	"replicas", "tolerate", "drain-time", "flush-time",
 }
 
 func (c *clusterConfig) flags(f *pflag.FlagSet) {
@@ -67,6 +68,7 @@ func (c *clusterConfig) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.wanListen, wanListenFlag, "", "address for the membership of all regions, TCP and UDP (default none: the region keeps to itself)")
 	f.StringSliceVar(&c.joinWAN, "join-wan", nil, "addresses of nodes of other regions, as their --wan-listen, host:port; may be repeated")
 	f.StringVar(&c.advertiseHost, "advertise-host", "", "host that other nodes reach this one at (default: that of --gossip-listen and --link-listen, or the first private address)")
+	f.StringVar(&c.advertiseWAN, "advertise-wan-host", "", "host that nodes of other regions reach this one at (default: that of --advertise-host)")
 	f.IntVar(&c.replicas, "replicas", 3, fmt.Sprintf("nodes of the region that own a cart, 2 to %d: they get its writes at once", maxReplicas))
 	f.IntVar(&c.tolerate, "tolerate", 1, "nodes that may fail at once without a loss: a write is acknowledged when one more holds it")
 	f.DurationVar(&c.drainTime, "drain-time", 2*time.Second, fmt.Sprintf("how long a node that is told to stop goes on serving, for balancers that have not noticed, 0 to %v", maxDrainTime))
@@ -102,6 +104,10 @@ func (c *clusterConfig) check(given func(flag string) bool) error {
 		return fmt.Errorf("--flush-time is %v, not %v to %v", c.flushTime, minFlushTime, maxFlushTime)
 	case given("advertise-host") && !isHost(c.advertiseHost):
 		return fmt.Errorf("--advertise-host is %q, not a host that others can reach: a name or an address, without a port", c.advertiseHost)
+	case given("advertise-wan-host") && !isHost(c.advertiseWAN):
+		return fmt.Errorf("--advertise-wan-host is %q, not a host that others can reach: a name or an address, without a port", c.advertiseWAN)
+	case c.advertiseWAN != "" && c.wanListen == "":
+		return fmt.Errorf("--advertise-wan-host is for a node that other regions can reach: give --%s", wanListenFlag)
 	case len(c.joinWAN) > 0 && c.wanListen == "":
 		return fmt.Errorf("--join-wan is for a node that other regions can reach, too: give --%s", wanListenFlag)
 	case c.wanListen != "" && !given("region"):

@@ -76,6 +76,9 @@ func (c *cluster) launch() *clusterNode {
 	args = append(args, c.args...)
 	for _, n := range c.nodes {
 		args = append(args, "--join", n.gossip)
+		if n.wan != "" {
+			args = append(args, "--join-wan", n.wan)
+		}
 	}
 	if c.abroad != nil {
 		for _, n := range c.abroad.nodes {

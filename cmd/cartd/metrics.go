@@ -51,6 +51,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		e.counter(mNotDurable, float64(c.NotDurable))
 		e.counter(mHedges, float64(c.Hedges))
 		e.counter(mPayloadsRepeated, float64(c.Repeated))
+		e.counter(mAskedAbroad, float64(c.AskedAbroad))
 	}
 	if s := z.Store; s != nil {
 		e.gauge(mStoreReachable, truth(s.Reachable))
@@ -83,20 +84,10 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		e.gauge(mWANMembers, float64(1+len(z.WANMembers)))
 		e.gauge(mBridge, truth(z.Node.Bridge))
 	}
+	e.gauge(mAbroad, float64(z.Abroad))
+	e.counter(mCrossingsRefused, float64(z.Refused.Crossings))
 	for _, r := range z.Regions {
-		if z.Node.Bridge {
-			e.gauge(mRegionReachable, truth(r.Reachable), r.Region)
-			e.gauge(mRegionRoundTrip, r.RoundTrip, r.Region)
-		}
-		e.gauge(mRegionNeedSync, float64(r.NeedSync), r.Region)
-		x := r.Crossings
-		e.counter(mCrossings, float64(x.Sent), r.Region, "sent")
-		e.counter(mCrossings, float64(x.Received), r.Region, "received")
-		e.counter(mCrossings, float64(x.Relayed), r.Region, "relayed")
-		e.counter(mCrossings, float64(x.Dropped), r.Region, "dropped")
-		e.counter(mCrossings, float64(x.Refused), r.Region, "refused")
-		e.counter(mCrossingBytes, float64(x.BytesOut), r.Region, "out")
-		e.counter(mCrossingBytes, float64(x.BytesIn), r.Region, "in")
+		e.region(&r, z.Node.Bridge)
 	}
 	if z.KeyFile != nil {
 		e.gauge(mKeyFileGood, truth(z.KeyFile.LastError == ""))
@@ -140,6 +131,34 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
+// region emits what there is to see of another region, from a bridge or not.
+func (e emitter) region(r *regionStatus, bridge bool) {
+	e.gauge(mRegionReachable, truth(r.Reachable), r.Region)
+	away := 0.0
+	if !r.Reachable {
+		away = secondsSince(r.Since)
+	}
+	e.gauge(mRegionAway, away, r.Region)
+	if bridge {
+		e.gauge(mRegionLinks, float64(r.linked()), r.Region)
+		e.gauge(mRegionRoundTrip, r.RoundTrip, r.Region)
+	}
+	e.gauge(mRegionLag, r.Lag, r.Region)
+	e.histogram(mRegionAge, r.lags, r.Region)
+	e.gauge(mRegionNeedSync, float64(r.NeedSync), r.Region)
+	e.counter(mRegionRepairs, float64(r.Repairs.RepairsEqual), r.Region, "equal")
+	e.counter(mRegionRepairs, float64(r.Repairs.RepairsDone), r.Region, "repaired")
+	e.counter(mRegionStates, float64(r.Repairs.StatesSent), r.Region)
+	x := r.Crossings
+	e.counter(mCrossings, float64(x.Sent), r.Region, "sent")
+	e.counter(mCrossings, float64(x.Received), r.Region, "received")
+	e.counter(mCrossings, float64(x.Relayed), r.Region, "relayed")
+	e.counter(mCrossings, float64(x.Dropped), r.Region, "dropped")
+	e.counter(mCrossings, float64(x.Refused), r.Region, "refused")
+	e.counter(mCrossingBytes, float64(x.BytesOut), r.Region, "out")
+	e.counter(mCrossingBytes, float64(x.BytesIn), r.Region, "in")
+}
+
 // emitter emits values. That they have the labels of their descriptions, the test sees to.
 type emitter struct{ out chan<- prometheus.Metric }
 
@@ -151,12 +170,12 @@ func (e emitter) counter(d *prometheus.Desc, v float64, labels ...string) {
 	e.out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
 }
 
-func (e emitter) histogram(d *prometheus.Desc, l cart.Latencies) {
+func (e emitter) histogram(d *prometheus.Desc, l cart.Latencies, labels ...string) {
 	buckets := make(map[float64]uint64)
 	for _, class := range l.Classes {
 		buckets[class.UpTo.Seconds()] = uint64(class.Count)
 	}
-	e.out <- prometheus.MustNewConstHistogram(d, uint64(l.Count), l.Sum.Seconds(), buckets)
+	e.out <- prometheus.MustNewConstHistogram(d, uint64(l.Count), l.Sum.Seconds(), buckets, labels...)
 }
 
 // secondsSince returns 0 for no time at all.
@@ -196,6 +215,7 @@ var (
 	mAcknowledged    = describe("writes_acknowledged_total", "Writes that were acknowledged, by what held them; a file of a node that is alone is its database.", "by")
 	mNotDurable      = describe("writes_not_durable_total", "Writes that were refused because neither enough nodes nor the database held them in time.")
 	mHedges          = describe("hedges_total", "Writes that went to the database because peers were late.")
+	mAskedAbroad     = describe("asked_abroad_total", "Times that other regions were asked to hold a cart, since this one could hold a write neither in enough nodes nor in its database.")
 
 	mStoreReachable   = describe("store_reachable", "Whether the store can be reached.")
 	mStoreAway        = describe("store_away_seconds", "For how long the store cannot be reached; 0 while it can.")
@@ -223,11 +243,20 @@ var (
 
 	mWANMembers      = describe("wan_members", "Nodes of all regions that are alive, this one included.")
 	mBridge          = describe("bridge", "Whether this node talks to other regions.")
-	mRegionReachable = describe("region_reachable", "Whether this node, a bridge, reaches another region.", "region")
+	mAbroad          = describe("holders_abroad", "Processes of other regions that can hold a write.")
+	mRegionReachable = describe("region_reachable", "Whether this node reaches another region, itself or by way of a bridge.", "region")
+	mRegionAway      = describe("region_away_seconds", "For how long it does not; 0 while it does.", "region")
+	mRegionLinks     = describe("region_links", "Links of this node, a bridge, with bridges of another region.", "region")
+	mRegionRoundTrip = describe("region_round_trip_seconds", "Last round trip to another region, by the fastest link of this node, a bridge.", "region")
+	mRegionLag       = describe("region_lag_seconds", "Greatest age of what arrived from another region in the last 10 to 20 s, by the clocks there.", "region")
+	mRegionAge       = describe("region_arrival_age_seconds", "Ages of what arrived from another region, by the clocks there.", "region")
 	mRegionNeedSync  = describe("region_need_sync", "Processes of another region that are to be compared with this one, since something may have been lost.", "region")
+	mRegionRepairs   = describe("region_repair_sessions_total", "Comparisons with processes of another region that ended, by what they found.", "region", "outcome")
+	mRegionStates    = describe("region_repair_states_sent_total", "Whole carts sent to processes of another region.", "region")
 	mCrossings       = describe("region_crossings_total", "Items between this node and another region, by what became of them.", "region", "what")
 	mCrossingBytes   = describe("region_crossing_bytes_total", "Bytes of such items, by their direction.", "region", "direction")
-	mRegionRoundTrip = describe("region_round_trip_seconds", "Last round trip to another region, by the fastest link of this node.", "region")
+
+	mCrossingsRefused = describe("crossings_refused_total", "Items from peers about regions that are not known, or that these may not tell of.")
 
 	mKeyFileGood   = describe("key_file_good", "Whether the file of cluster keys is good; where it is not, the node goes on with the keys that it had.")
 	mGossipRefused = describe("gossip_refused_total", "What came to the peer ports and was refused, by reason.", "reason")

@@ -186,6 +186,7 @@ func (n *node) gossipOptions(carts gossip.Carts) gossip.Options {
 		Join:          c.join,
 		WANListen:     c.wanListen,
 		JoinWAN:       c.joinWAN,
+		AdvertiseWAN:  c.advertiseWAN,
 		Replicas:      c.replicas,
 		Tolerate:      c.tolerate,
 		Carts:         carts,

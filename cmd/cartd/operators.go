@@ -1,18 +1,23 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+
+	"cartd/gossip"
 )
 
 // Exit codes of status, beside 0 where all is fine and 1 where no node answers.
@@ -21,10 +26,11 @@ const (
 	exitFailing exitCode = 4
 )
 
-// What status prints has 100 columns, and for three nodes 25 lines.
+// What status prints has 100 columns and, for up to six nodes, 25 lines.
 const (
 	screen       = 98 // columns, and room for an ellipsis
-	mostFindings = 9  // lines
+	mostLines    = 25
+	mostFindings = 9 // lines
 )
 
 func membersCommand(environ []string) *cobra.Command {
@@ -118,10 +124,11 @@ func writeMembers(w io.Writer, z *status) {
 		links[l.StartID] = l
 	}
 	row := func(m memberStatus, link ...string) {
-		t.row(append([]string{m.Name, m.Region, m.Zone, m.State, m.APIAddress}, link...)...)
+		t.row(append([]string{m.Name, m.Region, m.Zone, m.stateColumn(), m.APIAddress}, link...)...)
 	}
 	row(*z.Node, "this node")
 	for _, m := range z.Members {
+		m.Bridge = slices.ContainsFunc(z.WANMembers, func(known memberStatus) bool { return known.StartID == m.StartID && known.Bridge })
 		l, found := links[m.StartID]
 		delete(links, m.StartID)
 		if !found {
@@ -188,9 +195,12 @@ func writeStatus(w io.Writer, up, all []reading) (l level) {
 	}
 	fmt.Fprintln(w, strings.Join(append(lines, ""), "\n"))
 	writeNodes(w, up)
-	writeLinks(w, up)
-	writeRegions(w, up)
-	writeTotals(w, up)
+	var rest bytes.Buffer
+	writeRegions(&rest, up)
+	writeTotals(&rest, up)
+	const around = 5 // the verdict, an empty line before each of two tables, and their headers
+	writeLinks(w, up, mostLines-around-len(lines)-len(up)-bytes.Count(rest.Bytes(), []byte("\n")))
+	_, _ = rest.WriteTo(w) // as with a table
 	return l
 }
 
@@ -220,7 +230,7 @@ func groupFindings(up, all []reading) (groups []group) {
 	}
 	for _, r := range all {
 		if r.err != nil {
-			add(finding{atRisk, "no answer", r.err.Error()}, "")
+			add(finding{level: atRisk, about: "no answer", says: r.err.Error()}, "")
 		}
 	}
 	slices.SortStableFunc(groups, func(a, b group) int { return cmp.Compare(b.level, a.level) })
@@ -249,7 +259,7 @@ func (g group) lines(asked int) []string {
 	const margin = 13
 	var lines []string
 	line := fmt.Sprintf("  %-9s ", g.about)
-	for _, word := range strings.Fields(where + g.says) { // errors may have several lines
+	for _, word := range strings.Fields(where + g.String()) { // errors may have several lines
 		if long := []rune(word); len(long) > screen-margin {
 			word = string(long[:screen-margin-1]) + "…"
 		}
@@ -266,12 +276,19 @@ func (g group) lines(asked int) []string {
 }
 
 func writeNodes(w io.Writer, up []reading) {
-	t := newTable(w, "NODE", "ZONE", "STATE", "READY", "LINKED", "NEEDED", "SLOTS", "STORE", "CARTS", "UNSAVED", "OLDEST", "IN DOUBT")
+	place := "ZONE"
+	if slices.ContainsFunc(up, func(r reading) bool { return len(r.status.Regions) > 0 }) {
+		place = "REGION"
+	}
+	t := newTable(w, "NODE", place, "STATE", "READY", "LINKED", "NEED", "SLOTS", "STORE", "CARTS", "UNSAVED", "OLDEST", "IN DOUBT")
 	for _, r := range up {
 		z := r.status
 		name, zone, state := r.address, "", "alone"
 		if z.Node != nil {
-			name, zone, state = shortName(z.Node.Name), z.Node.Zone, z.Node.State
+			name, zone, state = shortName(z.Node.Name), z.Node.Zone, z.Node.stateColumn()
+			if place == "REGION" {
+				zone = strings.TrimSuffix(z.Node.Region+"/"+zone, "/")
+			}
 		}
 		row := []string{name, zone, state, "no", "", "", ""}
 		if z.Ready {
@@ -295,6 +312,14 @@ func writeNodes(w io.Writer, up []reading) {
 	t.show()
 }
 
+// stateColumn shows the state of a process. A bridge is active, unless a region has but joining ones.
+func (m *memberStatus) stateColumn() string {
+	if m.Bridge && m.State == stateName(gossip.Active) {
+		return "bridge"
+	}
+	return m.State
+}
+
 // shortName leaves the start id out of the name of a process.
 func shortName(name string) string {
 	address, _, _ := strings.Cut(name, "/")
@@ -312,82 +337,158 @@ func (s *storeStatus) state() string {
 	return "ok"
 }
 
-func writeLinks(w io.Writer, up []reading) {
-	t := newTable(w, "LINK FROM", "TO", "IS", "ROUND TRIP", "BACKLOG", "CLOCK")
-	rows := 0
+// writeLinks shows the links in so many lines at most, those with the longest backlog if not all.
+func writeLinks(w io.Writer, up []reading, most int) {
+	type row struct {
+		from string
+		linkStatus
+	}
+	var rows []row
 	for _, r := range up {
 		for _, l := range r.status.Links {
-			if r.status.replaced(l) {
-				continue
+			if !r.status.replaced(l) {
+				rows = append(rows, row{shortName(r.status.Node.Name), l})
 			}
-			t.row(append([]string{shortName(r.status.Node.Name), shortName(l.Peer)}, linkColumns(l)...)...)
-			rows++
 		}
 	}
-	if rows > 0 {
-		fmt.Fprintln(w)
-		t.show()
+	left := 0
+	if len(rows) > most {
+		slices.SortStableFunc(rows, func(a, b row) int { return cmp.Compare(b.trouble(), a.trouble()) })
+		left = len(rows) - max(0, most-1)
+		rows = rows[:len(rows)-left]
+	}
+	if len(rows) == 0 {
+		return
+	}
+	fmt.Fprintln(w)
+	t := newTable(w, "LINK FROM", "TO", "IS", "ROUND TRIP", "BACKLOG", "CLOCK")
+	for _, r := range rows {
+		t.row(append([]string{r.from, shortName(r.Peer)}, linkColumns(r.linkStatus)...)...)
+	}
+	t.show()
+	if left > 0 {
+		fmt.Fprintf(w, "… and %d links with less to tell\n", left)
 	}
 }
 
-// writeRegions shows how regions reach each other, as the bridges among the nodes say: a line for each way.
+// trouble grows with how much there is to be told of a link.
+func (l *linkStatus) trouble() float64 {
+	if !l.Up {
+		return math.Inf(1)
+	}
+	return l.Lag
+}
+
+// way is how a region reaches another one, as the nodes say that were asked.
+type way struct {
+	nodes, reach int
+	since        time.Time // that is so at all of them
+	at           time.Time // when that was asked
+	roundTrip    float64
+	lag          float64
+	links, up    int
+	crossings    gossip.Crossings
+	needSync     int
+}
+
+// add adds what a node says.
+func (y *way) add(z *status, r *regionStatus) {
+	y.nodes++
+	if r.Reachable {
+		y.reach++
+	}
+	if r.Since.After(y.since) {
+		y.since = r.Since
+	}
+	y.at = z.Time
+	if r.RoundTrip > 0 && (y.roundTrip == 0 || r.RoundTrip < y.roundTrip) {
+		y.roundTrip = r.RoundTrip
+	}
+	y.lag = max(y.lag, r.Lag)
+	if z.Node.Bridge {
+		y.links += len(r.Bridges)
+		y.up += r.linked()
+	}
+	y.crossings.Sent += r.Crossings.Sent
+	y.crossings.Received += r.Crossings.Received
+	y.crossings.Dropped += r.Crossings.Dropped
+	y.needSync += r.NeedSync
+}
+
+// writeRegions shows how regions reach each other: a line for each way.
 func writeRegions(w io.Writer, up []reading) {
-	ways := make(map[string]regionStatus) // by the names of both
+	ways := make(map[string]way) // by the names of both
 	for _, r := range up {
 		z := r.status
-		for _, to := range z.Regions {
-			name := z.Node.Region + " " + to.Region
-			way := ways[name]
-			if z.Node.Bridge {
-				way.Bridges = append(way.Bridges, to.Bridges...)
-				way.Reachable = way.Reachable || to.Reachable
-				if to.RoundTrip > 0 && (way.RoundTrip == 0 || to.RoundTrip < way.RoundTrip) {
-					way.RoundTrip = to.RoundTrip
-				}
-			}
-			ways[name] = way
+		for i := range z.Regions {
+			name := z.Node.Region + " " + z.Regions[i].Region
+			y := ways[name]
+			y.add(z, &z.Regions[i])
+			ways[name] = y
 		}
 	}
 	if len(ways) == 0 {
 		return
 	}
 	fmt.Fprintln(w)
-	t := newTable(w, "REGION FROM", "TO", "IS", "ROUND TRIP", "LINKS")
+	t := newTable(w, "REGION", "OTHER", "IS", "FOR", "ROUND TRIP", "LAG", "LINKS", "SENT", "RECEIVED", "DROPPED", "TO SYNC")
 	for _, name := range slices.Sorted(maps.Keys(ways)) {
-		t.row(append(strings.Fields(name), ways[name].columns()...)...)
+		y := ways[name]
+		t.row(append(strings.Fields(name), y.columns()...)...)
 	}
 	t.show()
 }
 
-// columns shows the way to a region: IS, ROUND TRIP and LINKS. What only nodes know that are no bridges is nothing.
-func (way regionStatus) columns() []string {
-	linked := 0
-	for _, l := range way.Bridges {
-		if l.Up {
-			linked++
-		}
+// columns shows all but the names.
+func (y *way) columns() []string {
+	is, roundTrip, lag, links := "reached", "", "", ""
+	switch y.reach {
+	case 0:
+		is = "cut off"
+	case y.nodes:
+	default:
+		is = fmt.Sprintf("%d of %d", y.reach, y.nodes)
 	}
-	links := fmt.Sprintf("%d of %d", linked, len(way.Bridges))
-	switch {
-	case len(way.Bridges) == 0:
-		return nil
-	case !way.Reachable:
-		return []string{"cut off", "", links}
+	if y.roundTrip > 0 {
+		roundTrip = inWords(seconds(y.roundTrip))
 	}
-	return []string{"reached", inWords(seconds(way.RoundTrip)), links}
+	if y.lag > 0 {
+		lag = inWords(seconds(y.lag))
+	}
+	if y.links > 0 {
+		links = fmt.Sprintf("%d of %d", y.up, y.links)
+	}
+	number := func(n uint64) string { return strconv.FormatUint(n, 10) }
+	return []string{
+		is, inWords(y.at.Sub(y.since).Truncate(time.Second)), roundTrip, lag, links,
+		number(y.crossings.Sent), number(y.crossings.Received), number(y.crossings.Dropped), strconv.Itoa(y.needSync),
+	}
 }
 
 func writeTotals(w io.Writer, up []reading) {
 	var total cartsStatus
+	var forwards forwardsStatus
 	for _, r := range up {
 		if c := r.status.Carts; c != nil {
 			total.AckedByPeers += c.AckedByPeers
 			total.AckedByDatabase += c.AckedByDatabase
 			total.NotDurable += c.NotDurable
+			total.AskedAbroad += c.AskedAbroad
 		}
+		forwards.Forwarded += r.status.Forwards.Forwarded
+		forwards.TakenOver += r.status.Forwards.TakenOver
+		forwards.ForOthers += r.status.Forwards.ForOthers
 	}
-	fmt.Fprintf(w, "\nwrites since the start: %d held by nodes, %d by the %s, %d refused with 503\n",
+	fmt.Fprintf(w, "\nwrites since the start: %d held by nodes, %d by the %s, %d refused with 503",
 		total.AckedByPeers, total.AckedByDatabase, up[0].status.storeName(), total.NotDurable)
+	if total.AskedAbroad > 0 {
+		fmt.Fprintf(w, "; %d asked abroad", total.AskedAbroad)
+	}
+	fmt.Fprintln(w)
+	if forwards != (forwardsStatus{}) {
+		fmt.Fprintf(w, "requests for carts of others: %d passed on, %d answered for others, %d taken over\n",
+			forwards.Forwarded, forwards.ForOthers, forwards.TakenOver)
+	}
 }
 
 // table is text in columns.

@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"cartd/gossip"
 	"cartd/internal/pgtest"
 )
 
@@ -33,17 +34,22 @@ func healthy() *status {
 
 // regions makes a node a bridge that reaches another region, which it returns.
 func regions(z *status) *regionStatus {
-	z.Node.Bridge, z.Node.Region = true, "eu"
-	z.Regions = []regionStatus{{Region: "us", Reachable: true, RoundTrip: 0.08, Bridges: []linkStatus{
-		{Peer: "10.1.0.1:7946/d4", StartID: "d4", Up: true, RoundTrip: 0.08},
-		{Peer: "10.1.0.2:7946/e5", StartID: "e5", LastError: "i/o timeout"},
-	}}}
+	z.Node.Bridge, z.Node.Region, z.WANAddress, z.Abroad = true, "eu", "10.0.0.1:7948", 3
+	z.WANMembers = []memberStatus{{Name: "10.1.0.1:7946/d4", StartID: "d4", Region: "us", Bridge: true}}
+	z.Regions = []regionStatus{{
+		Region: "us", Reachable: true, Since: z.Time.Add(-2 * time.Hour), Via: "10.1.0.1:7946/d4", RoundTrip: 0.08, Lag: 0.05,
+		Crossings: gossip.Crossings{Sent: 120_000, Received: 110_000, Dropped: 7, LastDropped: z.Time.Add(-time.Hour)},
+		Bridges: []linkStatus{
+			{Peer: "10.1.0.1:7946/d4", StartID: "d4", Up: true, RoundTrip: 0.08},
+			{Peer: "10.1.0.2:7946/e5", StartID: "e5", LastError: "i/o timeout"},
+		},
+	}}
 	return &z.Regions[0]
 }
 
 // cutOff makes a region one that cannot be reached.
 func cutOff(r *regionStatus) *regionStatus {
-	r.Reachable, r.RoundTrip = false, 0
+	r.Reachable, r.RoundTrip, r.Via = false, 0, ""
 	r.Bridges[0].Up, r.Bridges[0].LastError = false, "i/o timeout"
 	return r
 }
@@ -147,12 +153,41 @@ func TestJudge(t *testing.T) {
 		{"regions", func(z *status) { regions(z) }, fine, ""},
 		{
 			"a region is cut off", func(z *status) { cutOff(regions(z)) }, atRisk,
-			"region: us cannot be reached: i/o timeout",
+			"region: us cannot be reached for 2h0m, and writes do not arrive there: i/o timeout",
 		},
-		{"a region that others are to reach", func(z *status) { cutOff(regions(z)); z.Node.Bridge = false }, fine, ""},
+		{
+			"a region that others are to reach", func(z *status) { cutOff(regions(z)); z.Node.Bridge = false }, atRisk,
+			"region: us cannot be reached for 2h0m, and writes do not arrive there: no bridge of this region has a link with it",
+		},
 		{
 			"a region without bridges", func(z *status) { cutOff(regions(z)).Bridges = nil }, atRisk,
-			"region: us cannot be reached: none of its nodes is a bridge",
+			"region: us cannot be reached for 2h0m, and writes do not arrive there: none of its nodes is a bridge",
+		},
+		{"a region by way of another bridge", func(z *status) {
+			us := cutOff(regions(z))
+			us.Reachable, us.Via = true, "10.0.0.2:7946/b2"
+		}, atRisk, "region: us is reached by way of 10.0.0.2:7946 alone: i/o timeout"},
+		{
+			"a pool that sees one side", func(z *status) { regions(z); z.WANMembers = nil }, atRisk,
+			"region: us is linked, and none of its nodes is heard of at the port of --wan-listen: nobody would learn of a new bridge",
+		},
+		{
+			"no other region", func(z *status) { regions(z); z.Regions, z.WANSeeds = nil, 2 }, atRisk,
+			"regions: no other one is known: no node answers at the addresses of --join-wan, or none of another region",
+		},
+		{"the first region", func(z *status) { regions(z); z.Regions = nil }, fine, ""},
+		{"a region lags", func(z *status) { regions(z).Lag = 8 }, atRisk, "lag: what arrives from us is up to 8s old"},
+		{"a region catches up", func(z *status) {
+			us := regions(z)
+			us.Lag, us.Since, us.Crossings.LastDropped = 3600, z.Time.Add(-catchesUp/2), z.Time
+		}, fine, ""},
+		{
+			"crossings are dropped", func(z *status) { regions(z).Crossings.LastDropped = z.Time.Add(-2 * time.Second) }, atRisk,
+			"dropped: on the way between here and us, the last 2s ago: 7; repair makes up for it",
+		},
+		{
+			"other regions hold writes", func(z *status) { regions(z); z.Abroad = 2; lose(z, 2); away(z) }, atRisk,
+			"holders: 0 other nodes linked, 1 needed, and no database: other regions hold writes",
 		},
 		{"refused changes", func(z *status) { z.Refused.Payloads["too-new"] = 1 }, fine, "refused: changes from other nodes: too-new 1"},
 	} {
@@ -160,7 +195,7 @@ func TestJudge(t *testing.T) {
 		test.change(z)
 		found, first := judge(z), ""
 		if len(found) > 0 {
-			first = found[0].about + ": " + found[0].says
+			first = found[0].about + ": " + found[0].String()
 		}
 		if got := worst(found); got != test.level || first != test.want {
 			t.Errorf("%s: %v, by %q; want %v, by %q", test.name, got, first, test.level, test.want)
@@ -182,7 +217,7 @@ func TestStatusFitsOnAScreen(t *testing.T) {
 				t.Errorf("%s: a line of %d columns: %s", name, utf8.RuneCountInString(line), line)
 			}
 		}
-		if len(lines) > 25 {
+		if len(lines) > mostLines {
 			t.Errorf("%s: %d lines:\n%s", name, len(lines), &b)
 		}
 		return b.String()
@@ -234,18 +269,53 @@ func TestStatusFitsOnAScreen(t *testing.T) {
 
 	// Of three nodes two are bridges, and one of them is cut off.
 	said = fit("regions", atRisk, three(func(i int, z *status) {
-		if us := regions(z); i == 1 {
+		us := regions(z)
+		if z.Node.Bridge = i < 2; i == 1 {
 			cutOff(us)
+			us.Reachable, us.Via = true, "10.0.0.2:7946/b2"
 		}
-		z.Node.Bridge = i < 2
 	}))
-	if !strings.Contains(said, "\neu           us  reached  80ms        1 of 4\n") {
+	for _, line := range []string{
+		"\neu      us     reached  2h0m  80ms        50ms  1 of 4  360000  330000    21       0\n",
+		"\n10.0.0.1:7946  eu/one  bridge  yes ", "\n10.0.0.1:7946  eu/one  active  yes ",
+	} {
+		if !strings.Contains(said, line) {
+			t.Errorf("no %q in\n%s", line, said)
+		}
+	}
+	two := append(three(func(_ int, z *status) { regions(z) }), three(func(i int, z *status) {
+		eu := regions(z)
+		z.Node.Region, eu.Region, z.WANMembers[0].Region = "us", "eu", "eu"
+		z.Links[0].Lag = float64(i)
+		z.Slots, z.Forwards.Forwarded, z.Carts.AskedAbroad = &slotsStatus{Sites: 9, Own: 1365, Held: 40}, 12, 3
+	})...)
+	said = fit("two regions", fine, two)
+	for _, line := range []string{
+		"\nus      eu     reached ", "; 9 asked abroad\n", "\nrequests for carts of others: 36 passed on, ", "links with less to tell\n", "3, 2s",
+	} {
+		if !strings.Contains(said, line) {
+			t.Errorf("no %q in\n%s", line, said)
+		}
+	}
+	for i, r := range two {
+		if r.status.Node.Bridge = i%3 < 2; i >= 3 {
+			r.status.Node.Name = fmt.Sprintf("10.1.0.%d:7946/f6", i-2)
+			two[i].address = fmt.Sprintf("10.1.0.%d:8081", i-2)
+		}
+		cutOff(&r.status.Regions[0])
+	}
+	said = fit("two regions that are cut off", atRisk, two)
+	if !strings.Contains(said, "at 3 of 6 nodes: us cannot be reached for 2h0m, and writes do not arrive there: i/o\n") {
 		t.Errorf("%s", said)
 	}
-	said = fit("regions, seen by a node that is no bridge", fine, three(func(_ int, z *status) { regions(z); z.Node.Bridge = false })[:1])
-	if !strings.Contains(said, "\neu           us  -   -           -\n") {
-		t.Errorf("%s", said)
+	for _, r := range two {
+		lose(r.status, 2)
+		away(r.status)
+		r.status.Clock = clockStatus{-3600, true}
+		r.status.Carts.UnderReplicated = 7
+		r.status.Abroad = 0
 	}
+	fit("two regions, and all is wrong", refusing, two)
 
 	readings := three(func(int, *status) {})
 	readings[1] = reading{address: "10.0.0.2:8081", err: fmt.Errorf("10.0.0.2:8081: connection refused")}

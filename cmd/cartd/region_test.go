@@ -111,6 +111,8 @@ func TestClusterSettings(t *testing.T) {
 		{"an address without a host", with("--join", "127.0.0.1:7946,:7946"), nil, `--join is ":7946"`},
 		{"a host with a port", with("--advertise-host", "10.0.0.7:7946"), nil, "--advertise-host"},
 		{"no host", with("--advertise-host", "0.0.0.0"), nil, "--advertise-host"},
+		{"a host for other regions with a port", wan("--advertise-wan-host", "10.0.0.7:7948"), nil, "--advertise-wan-host"},
+		{"a host for other regions without a port for them", with("--advertise-wan-host", "10.0.0.7"), nil, "give --wan-listen"},
 		{"an address to join elsewhere without a port", wan("--join-wan", "10.0.0.7"), nil, `--join-wan is "10.0.0.7"`},
 		{"other regions without a port for them", with("--join-wan", "10.0.0.7:7948", "--region", "eu"), nil, "give --wan-listen"},
 		{"other regions without a name", with("--wan-listen", ":7948"), nil, "give each a name of its own, as --region"},
@@ -430,7 +432,7 @@ func TestRegions(t *testing.T) {
 		t.Errorf("%s", c.get("/debug/cluster"))
 	}
 	page := c.get("/metrics")
-	for _, line := range []string{"cartd_wan_members 3", "cartd_bridge 1", `cartd_region_reachable{region="eu"} 1`, "cartd_members 1"} {
+	for _, line := range []string{"cartd_wan_members 3", "cartd_bridge 1", `cartd_region_reachable{region="eu"} 1`, "cartd_members 1", `cartd_region_links{region="eu"} 2`} {
 		if !strings.Contains(page, "\n"+line) {
 			t.Errorf("no %q in the metrics:\n%s", line, page)
 		}
@@ -441,14 +443,14 @@ func TestRegions(t *testing.T) {
 	}
 	await(t, "status shows the ways between the regions", func() bool {
 		_, said, _ := ask(t, "status", "--admin", a.adminAddr.String()+","+b.adminAddr.String()+","+c.adminAddr.String())
-		return strings.Contains(said, "\neu           us  reached ") && strings.Contains(said, "\nus           eu  reached ")
+		return strings.Contains(said, "\neu      us     reached ") && strings.Contains(said, "\nus      eu     reached ")
 	})
 
 	b.halt()
 	await(t, "one bridge is left", func() bool { return reached(c, "eu", 1) })
 	a.halt()
 	await(t, "the region is out of reach", func() bool { return strings.Contains(c.get("/metrics"), `cartd_region_reachable{region="eu"} 0`) })
-	if _, said, _ := ask(t, "status", "--admin", c.adminAddr.String()); !strings.Contains(said, "eu cannot be reached: ") {
+	if _, said, _ := ask(t, "status", "--admin", c.adminAddr.String()); !strings.Contains(said, "eu cannot be reached for ") {
 		t.Errorf("%s", said)
 	}
 }

@@ -266,3 +266,17 @@ func TestHoldersAbroad(t *testing.T) {
 		t.Errorf("the database has %d %s, not %s", got.status, got.body, shown.body)
 	}
 }
+
+// TestNoRegionToReach: a node that no other region answers starts all the same, and says that it knows none.
+func TestNoRegionToReach(t *testing.T) {
+	t.Parallel()
+	key := strings.TrimSpace(keygen(t))
+	m := startMember(t, key, nil, "--database-url", pgtest.New(t), "--region", "eu", "--wan-listen", "127.0.0.1:0", "--join-wan", "127.0.0.1:1")
+	if z := m.debug(); z.Ready || z.Checks["joining"] == "ok" {
+		t.Errorf("it waits for no other region: %v", z.Checks)
+	}
+	m.wantReady()
+	if _, said, _ := ask(t, "status", "--admin", m.adminAddr.String()); !strings.Contains(said, "no other one is known") {
+		t.Errorf("%s", said)
+	}
+}

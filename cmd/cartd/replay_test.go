@@ -115,7 +115,7 @@ func freeAddress(t *testing.T) string {
 }
 
 // inventedDay writes a day of invoices in the format of the real ones: the same products again,
-// returns, prices of 0, empty descriptions, and one long invoice.
+// returns, prices of 0, empty descriptions, and one long invoice; of three countries.
 func inventedDay(t *testing.T) string {
 	t.Helper()
 	random := rand.New(rand.NewPCG(1, 2))
@@ -131,6 +131,7 @@ func inventedDay(t *testing.T) string {
 		}
 	}
 	write("InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country")
+	countries := []string{"United Kingdom", "France", "Japan"}
 	for invoice := range 60 {
 		rows := 1 + random.IntN(30)
 		if invoice == 0 {
@@ -149,7 +150,7 @@ func inventedDay(t *testing.T) string {
 			}
 			write(
 				number, fmt.Sprintf("%05dA", product), description, fmt.Sprint(quantity),
-				"2010-12-09 08:26:00", fmt.Sprintf("%d.%02d", product%13, product), "17850.0", "United Kingdom",
+				"2010-12-09 08:26:00", fmt.Sprintf("%d.%02d", product%13, product), "17850.0", countries[invoice%len(countries)],
 			)
 		}
 	}

@@ -33,8 +33,10 @@ type status struct {
 
 	// Of a node that reaches other regions.
 	WANAddress string         `json:"wan_address,omitempty"`
+	WANSeeds   int            `json:"wan_seeds,omitempty"`   // addresses of --join-wan
 	WANMembers []memberStatus `json:"wan_members,omitempty"` // the other nodes of all regions that are alive
 	Regions    []regionStatus `json:"regions,omitempty"`     // the others
+	Abroad     int            `json:"abroad"`                // processes there that can hold a write at present
 
 	Carts *cartsStatus `json:"carts,omitempty"` // nothing until the store is open
 	Store *storeStatus `json:"store,omitempty"`
@@ -73,6 +75,21 @@ type regionStatus struct {
 	Repairing  int              `json:"repairing"` // of these, being compared
 	OwedStates int              `json:"owed_states"`
 	Crossings  gossip.Crossings `json:"crossings"`
+	Repairs    gossip.Counters  `json:"repairs"` // with the processes there
+
+	Lag float64 `json:"lag_seconds"` // the greatest age of what arrived from there in the last 10 to 20 s
+
+	lags cart.Latencies // since the start
+}
+
+// linked returns how many links of this node with the region are up.
+func (r *regionStatus) linked() (n int) {
+	for _, l := range r.Bridges {
+		if l.Up {
+			n++
+		}
+	}
+	return n
 }
 
 // linkStatus is the link with a peer, up or not. The backlog is what waits to be sent or acknowledged.
@@ -129,6 +146,7 @@ type refusedStatus struct {
 	Network     map[string]uint64 `json:"network"`               // at the peer ports
 	NetworkLast time.Time         `json:"network_last,omitzero"` // when there was the last of these
 	Payloads    map[string]int64  `json:"payloads"`              // changes of carts, from peers
+	Crossings   uint64            `json:"crossings"`             // between regions, from peers that may not send them, or about unknown ones
 }
 
 type cartsStatus struct {
@@ -147,6 +165,7 @@ type cartsStatus struct {
 	AckedByDatabase int64 `json:"acknowledged_by_database"`
 	NotDurable      int64 `json:"refused_not_durable"` // neither held them in time
 	Hedges          int64 `json:"hedges"`              // that went to the database because peers were late
+	AskedAbroad     int64 `json:"asked_abroad"`        // times that other regions were asked to hold a cart
 }
 
 type storeStatus struct {
@@ -185,6 +204,8 @@ func (n *node) status() *status {
 	z.commits(carts)
 	if n.region != nil {
 		z.cluster(n.region.Status(), n.config.cluster.tolerate)
+		z.lags(carts.Abroad)
+		z.Abroad, z.WANSeeds = n.region.Core().Abroad(), len(n.config.cluster.joinWAN)
 		z.Forwards.ForOthers = n.forwards.forOthers.Load()
 		if n.keyWatch != nil {
 			z.KeyFile = n.keyWatch.read()
@@ -211,6 +232,7 @@ func (z *status) carts(s cart.Stats, indexed bool) {
 		AckedByDatabase: s.AckedByDatabase,
 		NotDurable:      s.NotDurable,
 		Hedges:          s.Hedges,
+		AskedAbroad:     s.AskedAbroad,
 	}
 	z.Refused.Payloads = map[string]int64{
 		"malformed":   s.Refused.Malformed,
@@ -278,18 +300,27 @@ func (z *status) cluster(s gossip.NodeStatus, needed int) {
 		region := regionStatus{
 			Region: r.Region, Reachable: r.Reachable, Since: r.Since, Via: r.Via, RoundTrip: r.RoundTrip.Seconds(),
 			Sites: r.Sites, Processes: r.Processes, NeedSync: r.NeedSync, Repairing: r.Repairing, OwedStates: r.OwedStates,
-			Crossings: r.Crossings, Bridges: []linkStatus{},
+			Crossings: r.Crossings, Repairs: r.Repairs, Bridges: []linkStatus{},
 		}
 		for _, l := range r.Bridges {
 			region.Bridges = append(region.Bridges, linkStatusOf(l, connections[l.Start]))
 		}
 		z.Regions = append(z.Regions, region)
 	}
-	z.Refused.Network, z.Refused.NetworkLast = s.Refused, s.RefusedAt
+	z.Refused.Network, z.Refused.NetworkLast, z.Refused.Crossings = s.Refused, s.RefusedAt, s.Core.RefusedCrossings
 	z.Counters = s.Core.Counters
 	p := s.Core.Placement
 	z.Slots = &slotsStatus{p.Sites, p.Own, p.Held, p.Short, p.Gained, p.Lost}
 	z.Forwards.Forwarded, z.Forwards.TakenOver, z.Forwards.Unheeded = p.Forwarded, p.TakenOver, p.Unheeded
+}
+
+// lags tells how old what arrived from other regions was.
+func (z *status) lags(by map[string]cart.Lag) {
+	for i := range z.Regions {
+		r := &z.Regions[i]
+		lag := by[r.Region]
+		r.Lag, r.lags = lag.Recent.Seconds(), lag.Latencies
+	}
 }
 
 func memberStatusOf(m gossip.Member) memberStatus {

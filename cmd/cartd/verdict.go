@@ -35,6 +35,8 @@ const (
 	slowBacklog   = 10 * time.Second // that the database is behind, of which up to 5 s are wanted
 	slowPeer      = 3 * time.Second  // that a peer has not acknowledged
 	noticedOffset = 5 * time.Second  // of clocks; a minute makes a node not ready
+	slowRegion    = 5 * time.Second  // that what arrives from another region is old
+	catchesUp     = time.Minute      // since another region was reached: until then it may be old
 )
 
 // finding is something that an operator is to know. A fine one needs nothing done at once.
@@ -42,6 +44,14 @@ type finding struct {
 	level level
 	about string // holders, database, …
 	says  string
+	why   string // of what nodes may find for different reasons; or empty
+}
+
+func (f *finding) String() string {
+	if f.why == "" {
+		return f.says
+	}
+	return f.says + ": " + f.why
 }
 
 // judge tells how a node is, by its status alone, the worst first.
@@ -74,7 +84,7 @@ func worst(all []finding) (l level) {
 type findings []finding
 
 func (all *findings) add(l level, about, format string, args ...any) {
-	*all = append(*all, finding{l, about, fmt.Sprintf(format, args...)})
+	*all = append(*all, finding{level: l, about: about, says: fmt.Sprintf(format, args...)})
 }
 
 // shared reports whether the nodes of a region share the store: else its commit acknowledges nothing, but at a
@@ -135,6 +145,8 @@ func (all *findings) holders(z *status) {
 	case z.Linked >= z.Needed:
 	case database:
 		all.add(atRisk, "holders", "%d other nodes linked, %d needed: only the database holds writes", z.Linked, z.Needed)
+	case z.Abroad >= z.Needed:
+		all.add(atRisk, "holders", "%d other nodes linked, %d needed, and no database: other regions hold writes", z.Linked, z.Needed)
 	default:
 		all.add(refusing, "holders", "%d other nodes linked, %d needed, and no database: nobody can hold a write", z.Linked, z.Needed)
 	}
@@ -143,7 +155,7 @@ func (all *findings) holders(z *status) {
 // store judges the database, or the file.
 func (all *findings) store(z *status) {
 	s, name, l := z.Store, z.storeName(), atRisk
-	if z.Linked < z.Needed || z.Node == nil {
+	if max(z.Linked, z.Abroad) < z.Needed || z.Node == nil {
 		l = refusing
 	}
 	switch {
@@ -200,21 +212,46 @@ func (all *findings) slots(z *status) {
 	}
 }
 
-// regions judges, at a bridge, whether other regions can be reached.
+// regions judges how other regions are reached, and how far behind they are.
 func (all *findings) regions(z *status) {
-	if z.Node == nil || !z.Node.Bridge {
-		return
+	if len(z.Regions) == 0 && z.WANSeeds > 0 {
+		all.add(atRisk, "regions", "no other one is known: no node answers at the addresses of --join-wan, or none of another region")
 	}
-	for _, r := range z.Regions {
-		if r.Reachable {
+	for i := range z.Regions {
+		r := &z.Regions[i]
+		if !r.Reachable {
+			says := fmt.Sprintf("%s cannot be reached for %s, and writes do not arrive there", r.Region, z.age(r.Since))
+			*all = append(*all, finding{atRisk, "region", says, z.why(r)})
 			continue
 		}
-		why := "none of its nodes is a bridge"
-		for _, l := range r.Bridges {
-			why = l.LastError
+		if z.Node.Bridge && r.linked() == 0 {
+			all.add(atRisk, "region", "%s is reached by way of %s alone: %s", r.Region, shortName(r.Via), z.why(r))
 		}
-		all.add(atRisk, "region", "%s cannot be reached: %s", r.Region, why)
+		if !slices.ContainsFunc(z.WANMembers, func(m memberStatus) bool { return m.Region == r.Region }) && z.WANAddress != "" {
+			all.add(atRisk, "region", "%s is linked, and none of its nodes is heard of at the port of --wan-listen: "+
+				"nobody would learn of a new bridge", r.Region)
+		}
+		if z.Time.Sub(r.Since) < catchesUp {
+			continue
+		}
+		if lag := seconds(r.Lag); lag > slowRegion {
+			all.add(atRisk, "lag", "what arrives from %s is up to %s old", r.Region, inWords(lag))
+		}
+		if x := r.Crossings; x.Dropped > 0 && z.Time.Sub(x.LastDropped) < time.Minute {
+			all.add(atRisk, "dropped", "on the way between here and %s, the last %s ago: %d; repair makes up for it", r.Region, z.age(x.LastDropped), x.Dropped)
+		}
 	}
+}
+
+// why tells why this node has no link with another region.
+func (z *status) why(r *regionStatus) string {
+	switch {
+	case !z.Node.Bridge:
+		return "no bridge of this region has a link with it"
+	case len(r.Bridges) == 0:
+		return "none of its nodes is a bridge"
+	}
+	return r.Bridges[len(r.Bridges)-1].LastError
 }
 
 func (all *findings) keys(z *status) {
@@ -238,6 +275,9 @@ func (all *findings) refusals(z *status) {
 	}
 	if said := counted(z.Refused.Payloads); said != "" {
 		all.add(fine, "refused", "changes from other nodes: %s", said)
+	}
+	if n := z.Refused.Crossings; n > 0 {
+		all.add(fine, "refused", "items between regions that their sender may not send, or of unknown regions: %d", n)
 	}
 }
 

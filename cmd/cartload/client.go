@@ -50,7 +50,7 @@ func (k kind) String() string { return kindNames[k] }
 // counts what happened on the way. It may be used by any number of goroutines.
 type client struct {
 	http     *http.Client
-	targets  []string      // base URLs without a slash at the end; attempts hop from one to the next
+	targets  []string      // base URLs without a slash at the end
 	timeout  time.Duration // of one attempt
 	retryFor time.Duration // of one request, from its first attempt to the start of its last one
 	backoff  backoff
@@ -136,7 +136,7 @@ type request struct {
 	path   string
 	body   any    // to be sent as JSON, or nil
 	key    string // Idempotency-Key, or empty
-	target string // base URL, or empty to hop
+	target string // base URL, or empty to hop between those of the cart
 	answer any    // what to decode an answer into, or nil
 }
 
@@ -144,15 +144,16 @@ type request struct {
 // at a time.
 type cartHandle struct {
 	client  *client
+	targets []string // that its requests hop between
 	id      string
 	token   string
 	context string // the last Cart-Context
 }
 
-// create creates a cart. A retry makes another one, so an attempt that may have made one and whose
-// answer never came leaves an abandoned cart.
-func (c *client) create(ctx context.Context) (*cartHandle, error) {
-	h := &cartHandle{client: c}
+// create creates a cart at one of the targets, to which its requests will go, too. A retry makes another
+// one, so an attempt that may have made one and whose answer never came leaves an abandoned cart.
+func (c *client) create(ctx context.Context, targets []string) (*cartHandle, error) {
+	h := &cartHandle{client: c, targets: targets}
 	var created api.CreatedCart
 	err := c.do(ctx, h, request{
 		kind:   kindCreate,
@@ -202,14 +203,25 @@ func (h *cartHandle) decrement(ctx context.Context, key, sku string, units int) 
 // read reads the cart from one target.
 func (h *cartHandle) read(ctx context.Context, target string) (*api.Cart, error) {
 	var cart api.Cart
-	err := h.client.do(ctx, h, request{
-		kind:   kindRead,
-		method: http.MethodGet,
-		path:   h.path(),
-		target: target,
-		answer: &cart,
-	})
+	r := h.reading(&cart)
+	r.target = target
+	err := h.client.do(ctx, h, r)
 	return &cart, err
+}
+
+// glance reads the cart from one target, once and without Cart-Context, and counts nothing. It returns nil
+// where the answer is no cart.
+func (h *cartHandle) glance(ctx context.Context, target string) *api.Cart {
+	var cart api.Cart
+	a := h.client.attempt(ctx, h, h.reading(&cart), target, "", nil)
+	if !a.settled() || a.refused != nil {
+		return nil
+	}
+	return &cart
+}
+
+func (h *cartHandle) reading(into *api.Cart) request {
+	return request{kind: kindRead, method: http.MethodGet, path: h.path(), answer: into}
 }
 
 // do sends a request until it is acknowledged, which is nil, or refused, or retryFor is over, or ctx
@@ -226,7 +238,11 @@ func (c *client) do(ctx context.Context, h *cartHandle, r request) error {
 	answers := c.answers.Load()
 	started := time.Now()
 	for attempt := 1; ; attempt++ {
-		target := c.target(ctx, r.target, c.retryFor-time.Since(started))
+		targets := h.targets
+		if r.target != "" {
+			targets = []string{r.target}
+		}
+		target := c.target(ctx, targets, c.retryFor-time.Since(started))
 		a := c.attempt(ctx, h, r, target, echo, body)
 		if ctx.Err() != nil && !a.settled() {
 			return context.Cause(ctx)
@@ -268,13 +284,9 @@ func (c *client) do(ctx context.Context, h *cartHandle, r request) error {
 	}
 }
 
-// target returns where an attempt goes: to the target that is asked for, or to the next one. It waits until that is
-// ready, as long as the request has time.
-func (c *client) target(ctx context.Context, only string, patience time.Duration) string {
-	targets := c.targets
-	if only != "" {
-		targets = []string{only}
-	}
+// target returns where an attempt goes: to the next one of the targets. It waits until that is ready, as long as the
+// request has time.
+func (c *client) target(ctx context.Context, targets []string, patience time.Duration) string {
 	if c.ready != nil {
 		targets = c.ready.among(ctx, targets, patience)
 	}

@@ -78,7 +78,7 @@ func testClient(transport http.RoundTripper, targets ...string) *client {
 }
 
 func (c *client) cart() *cartHandle {
-	return &cartHandle{client: c, id: "cart", token: "secret", context: "seen"}
+	return &cartHandle{client: c, targets: c.targets, id: "cart", token: "secret", context: "seen"}
 }
 
 func addOne(ctx context.Context, h *cartHandle) error {
@@ -244,7 +244,7 @@ func TestMalformedCartIsRefused(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	transport = scripted(respond(201, "{}"))
-	if _, err := testClient(transport).create(t.Context()); !errors.As(err, &refused) {
+	if _, err := testClient(transport).create(t.Context(), []string{"http://a"}); !errors.As(err, &refused) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -277,7 +277,7 @@ func TestWithoutContext(t *testing.T) {
 		respond(200, "{}", "Cart-Context", "newer"))
 	c := testClient(transport)
 	c.context = false
-	h, err := c.create(t.Context())
+	h, err := c.create(t.Context(), c.targets)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,7 +307,7 @@ func TestAbandonedCarts(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				transport := scripted(tt.step, created)
 				c := testClient(transport)
-				h, err := c.create(t.Context())
+				h, err := c.create(t.Context(), c.targets)
 				if err != nil || h.id != "cart" || h.token != "secret" {
 					t.Fatalf("%+v, %v", h, err)
 				}

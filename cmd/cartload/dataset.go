@@ -16,9 +16,10 @@ import (
 
 // invoice is what a file says about one cart: the rows of one invoice number, in the file's order.
 type invoice struct {
-	file   string // base name
-	number string
-	rows   []row
+	file    string // base name
+	number  string
+	country string // of its first row
+	rows    []row
 }
 
 // row is one command: an add where quantity is above zero, else a decrement.
@@ -109,7 +110,7 @@ func readInvoices(r io.Reader, file string) iter.Seq2[invoice, error] {
 				if current.rows != nil && !yield(current, nil) {
 					return
 				}
-				current = invoice{file: file, number: number}
+				current = invoice{file: file, number: number, country: record[7]}
 			}
 			current.rows = append(current.rows, row)
 		}

@@ -12,11 +12,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"os/signal"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -125,6 +123,7 @@ type replayFlags struct {
 	timeout     time.Duration
 	context     bool
 	followReady bool
+	converge    time.Duration
 	json        string
 }
 
@@ -139,6 +138,11 @@ The format online-retail is CSV with the columns of the UCI data set "Online Ret
 cart in GBP; its rows are sent in order: a positive quantity as an add with price and title, a negative
 one as a decrement.
 
+Where targets are given with their regions, as eu=http://…, each country's invoices enter at one of
+these: the countries are dealt out to the regions in the order in which both appear. Every cart is read
+back from all targets of all regions. Those of the region that it entered at must show it at once, the
+others within --converge of the last answer.
+
 Every flag can also be set as CARTLOAD_<FLAG>, as in CARTLOAD_RETRY_FOR=10s.
 
 Exit codes: 0 all carts are as the file says; 1 the run did not come to its end; 2 usage; 3 a cart
@@ -150,27 +154,28 @@ differs, or a request was refused or not acknowledged.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, files []string) error {
-			targets, err := f.check()
+			regions, err := f.check()
 			if err != nil {
 				return err
 			}
-			return f.replay(cmd.Context(), targets, files, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return f.replay(cmd.Context(), regions, files, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringSliceVar(&f.targets, "target", []string{"http://127.0.0.1:8080"}, "base `URL` of cartd; may be repeated: requests hop from one to the next")
+	flags.StringSliceVar(&f.targets, "target", []string{"http://127.0.0.1:8080"}, "base `[REGION=]URL` of cartd; may be repeated: requests hop from one to the next, of one region")
 	flags.StringVar(&f.format, "format", "online-retail", "`format` of the files: online-retail")
 	flags.IntVar(&f.concurrency, "concurrency", 8, "carts at a time, 1 to 10000")
 	flags.DurationVar(&f.retryFor, "retry-for", time.Minute, "how long a request is retried; 0: not at all")
 	flags.DurationVar(&f.timeout, "timeout", 10*time.Second, "how long one attempt may take")
 	flags.BoolVar(&f.context, "context", true, "echo Cart-Context")
 	flags.BoolVar(&f.followReady, "follow-ready", false, "ask each target for /readyz, ten times a second, and send requests only where it says yes")
+	flags.DurationVar(&f.converge, "converge", 10*time.Second, "how long after the last answer a cart may be missing or older in other regions than its own")
 	flags.StringVar(&f.json, "json", "", "write the report to this `file`, too")
 	return cmd
 }
 
-// check refuses flags that make no sense and returns the targets as base URLs.
-func (f *replayFlags) check() ([]string, error) {
+// check refuses flags that make no sense and returns the targets by region.
+func (f *replayFlags) check() ([]region, error) {
 	switch {
 	case f.format != "online-retail":
 		return nil, fmt.Errorf("--format %q is unknown: it is online-retail", f.format)
@@ -180,31 +185,26 @@ func (f *replayFlags) check() ([]string, error) {
 		return nil, fmt.Errorf("--retry-for %s is negative", f.retryFor)
 	case f.timeout <= 0:
 		return nil, fmt.Errorf("--timeout %s is not above 0", f.timeout)
-	case len(f.targets) == 0:
-		return nil, errors.New("--target is empty")
+	case f.converge < 0:
+		return nil, fmt.Errorf("--converge %s is negative", f.converge)
 	}
-	targets := slices.Clone(f.targets)
-	for i, t := range targets {
-		u, err := url.Parse(t)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-			return nil, fmt.Errorf("--target %q is not a base URL like http://127.0.0.1:8080", t)
-		}
-		targets[i] = strings.TrimRight(u.String(), "/")
-	}
-	return targets, nil
+	return parseTargets(f.targets)
 }
 
 // replay runs a replay to its end, prints the report, and returns an error where the exit code is
 // not 0.
-func (f *replayFlags) replay(ctx context.Context, targets, files []string, stdout, stderr io.Writer) error {
+func (f *replayFlags) replay(ctx context.Context, regions []region, files []string, stdout, stderr io.Writer) error {
 	size, err := measure(ctx, files)
 	if err != nil {
 		return &exit{exitFailed, err}
 	}
 	transport := newTransport(f.concurrency)
 	defer transport.CloseIdleConnections()
+	targets := allTargets(regions)
 	r := &replay{
 		client:      newClient(transport, targets, f.timeout, f.retryFor, f.context),
+		regions:     regions,
+		converge:    f.converge,
 		files:       files,
 		concurrency: f.concurrency,
 		size:        size,

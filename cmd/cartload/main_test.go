@@ -28,6 +28,9 @@ func TestUsage(t *testing.T) {
 		{"no host", []string{"replay", "--target", "http://", file}, nil, "not a base URL"},
 		{"other scheme", []string{"replay", "--target", "ftp://a", file}, nil, "not a base URL"},
 		{"query", []string{"replay", "--target", "http://a/?b", file}, nil, "not a base URL"},
+		{"a region without a URL", []string{"replay", "--target", "eu=", file}, nil, "not a base URL"},
+		{"regions of some", []string{"replay", "--target", "eu=http://a,http://b", file}, nil, "none at others"},
+		{"converge", []string{"replay", "--converge", "-1s", file}, nil, "--converge -1s"},
 		{"empty target", []string{"replay", "--target", "", file}, nil, "--target"},
 		{"format", []string{"replay", "--format", "xml", file}, nil, "xml"},
 		{"concurrency", []string{"replay", "--concurrency", "0", file}, nil, "--concurrency 0"},
@@ -67,7 +70,7 @@ func TestHelpTellsEveryFlag(t *testing.T) {
 	if code := run(t.Context(), []string{"replay", "--help"}, &stdout, io.Discard); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}
-	for _, flag := range []string{"--target", "--format", "--concurrency", "--retry-for", "--timeout", "--context", "--json"} {
+	for _, flag := range []string{"--target", "--format", "--concurrency", "--retry-for", "--timeout", "--context", "--converge", "--json"} {
 		if !strings.Contains(stdout.String(), flag) {
 			t.Errorf("no %s in the help", flag)
 		}

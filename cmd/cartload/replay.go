@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,8 @@ import (
 // replay sends files to cartd as carts and reads them back. Its counters may be read while it runs.
 type replay struct {
 	client      *client
+	regions     []region
+	converge    time.Duration // that other regions have to show what one has
 	files       []string
 	concurrency int // carts at a time
 	size        size
@@ -30,16 +33,22 @@ type replay struct {
 
 	mu         sync.Mutex // guards what follows
 	done       []replayed
-	failures   []string // what was refused or not acknowledged, in words
+	late       int           // reads in other regions that had to be repeated
+	lag        time.Duration // from the last answer until the last of those was as it is to be
+	failures   []string      // what was refused or not acknowledged, in words
 	mismatches []mismatch
 }
 
 // size is what the files hold.
-type size struct{ carts, operations int }
+type size struct {
+	carts, operations int
+	countries         []string // each once, in the order in which they appear
+}
 
 // replayed is a cart that was sent to its last row, and what it must show.
 type replayed struct {
 	invoice invoice // without its rows
+	region  *region // that it entered at
 	handle  *cartHandle
 	want    *expected
 }
@@ -49,12 +58,17 @@ type mismatch struct {
 	File    string `json:"file"`
 	Invoice string `json:"invoice"`
 	Cart    string `json:"cart"`
+	Region  string `json:"region,omitempty"` // of the target
 	Target  string `json:"target"`
 	What    string `json:"what"`
 }
 
 func (m mismatch) String() string {
-	return fmt.Sprintf("%s invoice %s, cart %s at %s: %s", m.File, m.Invoice, m.Cart, m.Target, m.What)
+	at := m.Target
+	if m.Region != "" {
+		at = m.Region + ", " + at
+	}
+	return fmt.Sprintf("%s invoice %s, cart %s at %s: %s", m.File, m.Invoice, m.Cart, at, m.What)
 }
 
 // The phases of a replay.
@@ -77,6 +91,9 @@ func measure(ctx context.Context, files []string) (size, error) {
 			}
 			s.carts++
 			s.operations += len(inv.rows)
+			if !slices.Contains(s.countries, inv.country) {
+				s.countries = append(s.countries, inv.country)
+			}
 		}
 	}
 	return s, nil
@@ -132,7 +149,8 @@ func (r *replay) send(ctx context.Context) error {
 // next one follows; after one that was not acknowledged nobody knows what the cart holds, so it is
 // given up. The error is one that ends the run.
 func (r *replay) sendInvoice(ctx context.Context, inv invoice) error {
-	h, err := r.client.create(ctx)
+	region := r.enters(inv.country)
+	h, err := r.client.create(ctx, region.targets)
 	if err != nil {
 		return r.giveUp(inv, inv.rows[0], err)
 	}
@@ -150,11 +168,17 @@ func (r *replay) sendInvoice(ctx context.Context, inv invoice) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.done = append(r.done, replayed{
-		invoice: invoice{file: inv.file, number: inv.number},
+		invoice: invoice{file: inv.file, number: inv.number, country: inv.country},
+		region:  region,
 		handle:  h,
 		want:    expect(inv.rows),
 	})
 	return nil
+}
+
+// enters returns the region that takes the invoices of a country.
+func (r *replay) enters(country string) *region {
+	return &r.regions[max(0, slices.Index(r.size.countries, country))%len(r.regions)]
 }
 
 // sendRow sends one row. Its line number is its key: keys count per cart.
@@ -208,9 +232,11 @@ func (r *replay) verify(ctx context.Context) error {
 			break
 		}
 		workers.Go(func() error {
-			for _, target := range r.client.targets {
-				if err := r.compare(working, cart, target); err != nil {
-					return err
+			for i := range r.regions {
+				for _, target := range r.regions[i].targets {
+					if err := r.compare(working, cart, &r.regions[i], target); err != nil {
+						return err
+					}
 				}
 			}
 			return nil
@@ -223,7 +249,10 @@ func (r *replay) verify(ctx context.Context) error {
 }
 
 // compare reads a cart from one target. A cart that cannot be read is a mismatch.
-func (r *replay) compare(ctx context.Context, c replayed, target string) error {
+func (r *replay) compare(ctx context.Context, c replayed, at *region, target string) error {
+	if at != c.region {
+		r.awaitCart(ctx, c, target)
+	}
 	shown, err := c.handle.read(ctx, target)
 	var wrong []string
 	switch {
@@ -239,8 +268,33 @@ func (r *replay) compare(ctx context.Context, c replayed, target string) error {
 	defer r.mu.Unlock()
 	for _, what := range wrong {
 		r.mismatches = append(r.mismatches, mismatch{
-			File: c.invoice.file, Invoice: c.invoice.number, Cart: c.handle.id, Target: target, What: what,
+			File: c.invoice.file, Invoice: c.invoice.number, Cart: c.handle.id, Region: at.name, Target: target, What: what,
 		})
 	}
 	return nil
+}
+
+// glanceEvery is the pause between two looks for a cart that has not arrived in another region.
+const glanceEvery = 20 * time.Millisecond
+
+// awaitCart returns when a target of another region than the cart's shows it as it is to be, or when the time for that
+// is over.
+func (r *replay) awaitCart(ctx context.Context, c replayed, target string) {
+	sent := r.startedAt.Add(r.sending)
+	for first := true; ; first = false {
+		shown := c.handle.glance(ctx, target)
+		lag := time.Since(sent)
+		switch {
+		case shown != nil && len(c.want.compare(shown)) == 0:
+			if !first {
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				r.late++
+				r.lag = max(r.lag, lag)
+			}
+			return
+		case lag >= r.converge || sleep(ctx, glanceEvery) != nil:
+			return
+		}
+	}
 }

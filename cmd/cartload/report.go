@@ -23,6 +23,7 @@ type report struct {
 	Started     time.Time `json:"started"`
 	Seconds     float64   `json:"seconds"` // of sending, without reading back
 	Targets     []string  `json:"targets"`
+	Regions     []entry   `json:"regions,omitempty"` // where more than one is named
 	Files       []string  `json:"files"`
 	Concurrency int       `json:"concurrency"`
 	Stopped     string    `json:"stopped,omitempty"` // why the run ended early, or empty
@@ -45,8 +46,17 @@ type report struct {
 	Failures        int        `json:"failures"` // commands refused or not acknowledged
 	FirstFailures   []string   `json:"first_failures"`
 	CartsReadBack   int64      `json:"carts_read_back"`
+	Late            int        `json:"late_reads"`   // in other regions, repeated until they were right
+	LateSeconds     float64    `json:"late_seconds"` // from the last answer to the last of these
 	Mismatches      int        `json:"mismatches"`
 	FirstMismatches []mismatch `json:"first_mismatches"`
+}
+
+// entry is what entered at a region.
+type entry struct {
+	Region    string   `json:"region"`
+	Countries []string `json:"countries"`
+	Carts     int      `json:"carts"` // replayed to the last row
 }
 
 type latency struct {
@@ -81,7 +91,12 @@ func (r *replay) report(err error) *report {
 		Failures:       len(r.failures),
 		FirstFailures:  first(r.failures),
 		CartsReadBack:  r.readBack.Load(),
+		Late:           r.late,
+		LateSeconds:    r.lag.Seconds(),
 		Mismatches:     len(r.mismatches),
+	}
+	if len(r.regions) > 1 {
+		rep.Regions = r.entries()
 	}
 	if err != nil {
 		rep.Stopped = err.Error()
@@ -108,6 +123,26 @@ func (r *replay) report(err error) *report {
 	})
 	rep.FirstMismatches = first(r.mismatches)
 	return rep
+}
+
+// entries returns what entered at each region.
+func (r *replay) entries() []entry {
+	entries := make([]entry, len(r.regions))
+	for i := range r.regions {
+		e := &entries[i]
+		e.Region = r.regions[i].name
+		for _, country := range r.size.countries {
+			if r.enters(country) == &r.regions[i] {
+				e.Countries = append(e.Countries, country)
+			}
+		}
+		for _, c := range r.done {
+			if c.region == &r.regions[i] {
+				e.Carts++
+			}
+		}
+	}
+	return entries
 }
 
 // first returns the part of s that a report shows: never nil, for JSON.
@@ -156,6 +191,12 @@ func (rep *report) print(w io.Writer) error {
 	line("contexts dropped", thousands(rep.Dropped), "")
 	line("refusals", thousands(sum(rep.Refusals)), breakdown(rep.Refusals))
 	line("unacknowledged", thousands(rep.Unacknowledged), "")
+	for _, e := range rep.Regions {
+		line("entered at "+e.Region, thousands(int64(e.Carts))+" carts", "of "+strings.Join(e.Countries, ", "))
+	}
+	if rep.Late > 0 {
+		line("late in other regions", thousands(int64(rep.Late)), fmt.Sprintf("of the reads, until %.2f s after the last answer", rep.LateSeconds))
+	}
 	line("mismatches", thousands(int64(rep.Mismatches)), "in "+thousands(rep.CartsReadBack)+" carts read back")
 	if err := t.Flush(); err != nil {
 		return err
