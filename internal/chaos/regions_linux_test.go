@@ -47,10 +47,9 @@ func regionsLoss(c *cluster) {
 	c.heal()
 }
 
-// killBridges: a bridge of one region dies and comes back, then one of the other region, and so on, each of them
-// twice at least.
+// killBridges: a bridge of one region dies and comes back, then one of the other region, and so on.
 func killBridges(c *cluster) {
-	for killed := 0; killed < 2*len(c.regions) || time.Since(c.broken) < c.duration; killed++ {
+	for killed := 0; killed < len(c.regions) || time.Since(c.broken) < c.duration; killed++ {
 		b := c.regions[killed%len(c.regions)].bridge()
 		b.leave()
 		b.kill()

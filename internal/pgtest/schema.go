@@ -85,6 +85,18 @@ func Close() error {
 	return shared.server.remove()
 }
 
+// Count returns how many rows a table has.
+func Count(url, table string) (rows int, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return 0, err
+	}
+	err = conn.QueryRow(ctx, "SELECT count(*) FROM "+table).Scan(&rows)
+	return rows, errors.Join(err, conn.Close(ctx))
+}
+
 // Exec executes a statement on a connection of its own.
 func Exec(url, statement string, args ...any) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
