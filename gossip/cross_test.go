@@ -33,7 +33,7 @@ func connectedRegions(t tester, n int, names string, change ...func(*CoreOptions
 
 func memberIn(region string, start uint64) Member {
 	m := memberOf(start)
-	m.Region, m.WAN = region, true
+	m.Region, m.WANAddr = region, "10.0.0.1:7948"
 	return m
 }
 

@@ -15,7 +15,7 @@ const maxBridges = 2
 // members elect the same, and the loss of one changes one at most. Two processes at one address, one of which is no
 // more, are elected both.
 func elect(members []Member) (bridges []Member) {
-	candidates := slices.DeleteFunc(slices.Clone(members), func(m Member) bool { return !m.WAN || m.State == Draining })
+	candidates := slices.DeleteFunc(slices.Clone(members), func(m Member) bool { return m.WANAddr == "" || m.State == Draining })
 	slices.SortFunc(candidates, func(a, b Member) int {
 		return cmp.Or(cmp.Compare(flag(b.State == Active), flag(a.State == Active)), byElection(a, b))
 	})

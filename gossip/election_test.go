@@ -20,7 +20,7 @@ func namesOf(members []Member) (names []string) {
 
 func TestElect(t *testing.T) {
 	at := func(name string, change ...func(*Member)) Member {
-		m := Member{Name: name, GossipAddr: "10.0.0." + name + ":7946", State: Active, WAN: true}
+		m := Member{Name: name, GossipAddr: "10.0.0." + name + ":7946", State: Active, WANAddr: "10.0.0.1:7948"}
 		for _, f := range change {
 			f(&m)
 		}
@@ -48,7 +48,7 @@ func TestElect(t *testing.T) {
 		"all joining":     {[]Member{at(first, state(Joining)), at(second, state(Joining)), at(third, state(Joining))}, []string{first, second}},
 		"all but one":     {[]Member{at(first, state(Joining)), at(second, state(Joining)), at(third)}, []string{first, third}},
 		"draining":        {[]Member{at(first), at(second, state(Draining)), at(third)}, []string{first, third}},
-		"without WAN":     {[]Member{at(first, func(m *Member) { m.WAN = false }), at(third)}, []string{third}},
+		"without WAN":     {[]Member{at(first, func(m *Member) { m.WANAddr = "" }), at(third)}, []string{third}},
 		"two at one address": {
 			[]Member{at(first), at(third), at(first, twin), at(second)}, []string{first, first + "'", second},
 		},
@@ -80,7 +80,7 @@ func TestElectionChangesLittle(t *testing.T) {
 		for _, host := range hosts {
 			addr := fmt.Sprintf("10.0.0.%d:7946", host)
 			state := rapid.SampledFrom([]MemberState{Active, Active, Joining, Draining}).Draw(t, "state")
-			members = append(members, Member{Name: addr, GossipAddr: addr, State: state, WAN: true})
+			members = append(members, Member{Name: addr, GossipAddr: addr, State: state, WANAddr: "10.0.0.1:7948"})
 		}
 		all := namesOf(elect(members))
 		if got := namesOf(elect(rapid.Permutation(members).Draw(t, "order"))); !slices.Equal(got, all) {

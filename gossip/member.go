@@ -16,8 +16,8 @@ type Member struct {
 
 	Keys []Fingerprint // of its cluster keys, of the one in use first; none of a process that does not tell
 
-	WAN    bool // it is in the pool of all regions, too
-	Bridge bool // it talks to other regions; told in that pool and on links only
+	WANAddr string // host:port of its memberlist of all regions; empty where it is in none, and in what that pool tells
+	Bridge  bool   // it talks to other regions; told in that pool and on links only
 }
 
 // MemberState is where a process is in its life.

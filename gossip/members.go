@@ -89,6 +89,21 @@ func (m *members) place(link, gossip netip.AddrPort, name string) error {
 	return m.self.check()
 }
 
+// placeWAN says where this process is in the pool of all regions.
+func (m *members) placeWAN(gossip netip.AddrPort) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.self.WANAddr = netip.AddrPortFrom(gossip.Addr().Unmap().WithZone(""), gossip.Port()).String()
+	return m.self.check()
+}
+
+// joinToo makes the addresses those to join beside those of the options.
+func (m *members) joinToo(addrs []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.rejoin.Name(addrs)
+}
+
 // start starts memberlist on the gossip port.
 func (m *members) start() error {
 	c := memberlist.DefaultLANConfig()

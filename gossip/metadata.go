@@ -16,19 +16,17 @@ const (
 	maxAPIAddr  = 262 // a DNS name and a port
 	maxName     = 96  // a gossip address and a start id
 	maxPrints   = MaxKeys * len(Fingerprint{})
+	maxWANAddr  = 18 // an address without a zone, and a port, in binary
 )
 
 // The number of fields of metadata. A later version may add some at the end.
 const (
-	metadataFields    = 10
-	minMetadataFields = 8 // before there were the fingerprints of keys, and then roles
+	metadataFields    = 11
+	minMetadataFields = 8 // before there were the fingerprints of keys, and then roles and the WAN address
 )
 
-// Roles of a member, as one field.
-const (
-	roleWAN = 1 << iota
-	roleBridge
-)
+// roleBridge is a role of a member, which are one field.
+const roleBridge = 1
 
 // encodeMetadata returns what memberlist carries of a member beside its name and its gossip address.
 func encodeMetadata(m Member) []byte {
@@ -37,7 +35,7 @@ func encodeMetadata(m Member) []byte {
 	b = appendString(b, m.Region)
 	b = appendString(b, m.Zone)
 	b = appendUint(b, uint64(m.State))
-	b = appendString(b, m.LinkAddr)
+	b = appendAddr(b, m.LinkAddr)
 	b = appendString(b, m.APIAddr)
 	b = appendUint(b, m.MinWire)
 	b = appendUint(b, m.MaxWire)
@@ -47,13 +45,21 @@ func encodeMetadata(m Member) []byte {
 	}
 	b = appendBytes(b, prints)
 	var roles uint64
-	if m.WAN {
-		roles |= roleWAN
-	}
 	if m.Bridge {
 		roles |= roleBridge
 	}
-	return appendUint(b, roles)
+	b = appendUint(b, roles)
+	return appendAddr(b, m.WANAddr)
+}
+
+// appendAddr appends an address in binary, and one that is none as empty.
+func appendAddr(b []byte, addr string) []byte {
+	a, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return appendBytes(b, nil)
+	}
+	binary, _ := a.MarshalBinary() // it never fails
+	return appendBytes(b, binary)
 }
 
 // decodeMetadata returns the member that has the name and the gossip address. Fields that a later
@@ -74,7 +80,7 @@ func decodeMetadata(name, gossipAddr string, b []byte) (Member, error) {
 		Region:     r.text(maxPlace),
 		Zone:       r.text(maxPlace),
 		State:      memberState(r.uint()),
-		LinkAddr:   r.text(maxLinkAddr),
+		LinkAddr:   r.addr(maxLinkAddr),
 		APIAddr:    r.text(maxAPIAddr),
 		MinWire:    r.uint(),
 		MaxWire:    r.uint(),
@@ -84,12 +90,27 @@ func decodeMetadata(name, gossipAddr string, b []byte) (Member, error) {
 	}
 	if fields >= metadataFields {
 		roles := r.uint() // a later version may have more of them
-		m.WAN, m.Bridge = roles&roleWAN != 0, roles&roleBridge != 0
+		m.Bridge = roles&roleBridge != 0
+		m.WANAddr = r.addr(maxWANAddr)
 	}
 	if r.err != nil {
 		return Member{}, r.err
 	}
 	return m, m.check()
+}
+
+// addr reads an address of so many bytes at most, or none.
+func (r *reader) addr(most int) string {
+	b := r.bytes(most)
+	if len(b) == 0 {
+		return ""
+	}
+	var a netip.AddrPort
+	if err := a.UnmarshalBinary(b); err != nil {
+		r.fail("an address: %v", err)
+		return ""
+	}
+	return a.String()
 }
 
 // fingerprints reads those of the keys of a member.
@@ -119,6 +140,8 @@ func (m Member) check() error {
 		return fmt.Errorf("%w: an API address of more than %d bytes", ErrMalformed, maxAPIAddr)
 	case err != nil || len(m.LinkAddr) > maxLinkAddr:
 		return fmt.Errorf("%w: the link address %.*q", ErrMalformed, maxLinkAddr, m.LinkAddr)
+	case m.WANAddr != "" && !isWANAddr(m.WANAddr):
+		return fmt.Errorf("%w: the WAN address %.*q", ErrMalformed, maxLinkAddr, m.WANAddr)
 	case m.State == 0:
 		return fmt.Errorf("%w: no state", ErrMalformed)
 	case len(m.Keys) > MaxKeys:
@@ -127,6 +150,13 @@ func (m Member) check() error {
 		return fmt.Errorf("%w: wire versions %d to %d", ErrMalformed, m.MinWire, m.MaxWire)
 	}
 	return nil
+}
+
+// isWANAddr reports whether the address is one that memberlist tells of a member as it is here: it knows no zones, and IPv4
+// in one way only.
+func isWANAddr(addr string) bool {
+	a, err := netip.ParseAddrPort(addr)
+	return err == nil && a.Port() != 0 && !a.Addr().IsUnspecified() && a.Addr() == a.Addr().Unmap().WithZone("")
 }
 
 // memberState returns the state n, or none where it is not one that a byte can hold. States that this

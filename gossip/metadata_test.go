@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"bytes"
 	"errors"
 	"reflect"
 	"strings"
@@ -23,7 +24,7 @@ func testMember() Member {
 		MinWire:    1<<64 - 2,
 		MaxWire:    1<<64 - 1,
 		Keys:       []Fingerprint{{1}, {2}, {3}, {4}},
-		WAN:        true,
+		WANAddr:    "[2001:db8:1111:2222:3333:4444:5555:6666]:65533",
 		Bridge:     true,
 	}
 }
@@ -62,17 +63,17 @@ func TestMetadataOfLaterVersions(t *testing.T) {
 // A process of a version that told nothing of its roles, or of its keys either, is a member all the same.
 func TestMetadataOfEarlierVersions(t *testing.T) {
 	m := testMember()
-	m.WAN, m.Bridge = false, false
+	m.WANAddr, m.Bridge = "", false
 	b := encodeMetadata(m)
-	b = b[:len(b)-1]
-	b[0]--
+	b = b[:len(b)-3] // with the empty address
+	b[0] -= 2
 	if got, err := decodeMetadata(m.Name, m.GossipAddr, b); err != nil || !reflect.DeepEqual(got, m) {
 		t.Errorf("without roles: %v\n%+v", err, got)
 	}
 	m.Keys = nil
 	b = encodeMetadata(m)
-	b = b[:len(b)-3] // without the empty list, too
-	b[0] -= 2
+	b = b[:len(b)-5] // without the empty list, too
+	b[0] -= 3
 	if got, err := decodeMetadata(m.Name, m.GossipAddr, b); err != nil || !reflect.DeepEqual(got, m) {
 		t.Errorf("without keys: %v\n%+v", err, got)
 	}
@@ -81,10 +82,27 @@ func TestMetadataOfEarlierVersions(t *testing.T) {
 func TestMetadataRefusesFingerprints(t *testing.T) {
 	m := testMember()
 	m.Keys = nil
+	m.WANAddr, m.Bridge = "", false
 	b := encodeMetadata(m)
-	b = b[:len(b)-3]
-	for _, n := range []int{1, 5, maxPrints + 1, maxPrints + 4} {
-		if _, err := decodeMetadata(m.Name, m.GossipAddr, appendUint(appendBytes(b[:len(b):len(b)], make([]byte, n)), 0)); !errors.Is(err, ErrMalformed) {
+	b = b[:len(b)-5]
+	for n, valid := range map[int]bool{0: true, 1: false, 4: true, 5: false, maxPrints: true, maxPrints + 1: false, maxPrints + 4: false} {
+		prints := appendBytes(b[:len(b):len(b)], make([]byte, n))
+		_, err := decodeMetadata(m.Name, m.GossipAddr, appendAddr(appendUint(prints, 0), ""))
+		if valid && err != nil || !valid && !errors.Is(err, ErrMalformed) {
+			t.Errorf("%d bytes: %v", n, err)
+		}
+	}
+}
+
+// A WAN address is one that memberlist can tell of, or none.
+func TestMetadataRefusesWANAddresses(t *testing.T) {
+	m := testMember()
+	m.WANAddr = ""
+	b := encodeMetadata(m)
+	b = b[:len(b)-2]
+	for n := range 2 * maxWANAddr {
+		_, err := decodeMetadata(m.Name, m.GossipAddr, appendBytes(b[:len(b):len(b)], bytes.Repeat([]byte{7}, n)))
+		if valid := n == 0 || n == 6 || n == 18; valid && err != nil || !valid && !errors.Is(err, ErrMalformed) {
 			t.Errorf("%d bytes: %v", n, err)
 		}
 	}
@@ -101,6 +119,11 @@ func TestMemberCheck(t *testing.T) {
 		"no link":        func(m *Member) { m.LinkAddr = "" },
 		"link by name":   func(m *Member) { m.LinkAddr = "localhost:1" },
 		"API":            func(m *Member) { m.APIAddr += "a" },
+		"WAN by name":    func(m *Member) { m.WANAddr = "localhost:1" },
+		"WAN zone":       func(m *Member) { m.WANAddr = "[fe80::1%eth0]:1" },
+		"WAN mapped":     func(m *Member) { m.WANAddr = "[::ffff:10.0.0.1]:1" },
+		"WAN nowhere":    func(m *Member) { m.WANAddr = "0.0.0.0:1" },
+		"WAN port":       func(m *Member) { m.WANAddr = "10.0.0.1:0" },
 		"keys":           func(m *Member) { m.Keys = append(m.Keys, Fingerprint{5}) },
 		"no wire":        func(m *Member) { m.MinWire = 0 },
 		"wires":          func(m *Member) { m.MinWire, m.MaxWire = 2, 1 },
@@ -115,7 +138,7 @@ func TestMemberCheck(t *testing.T) {
 
 func TestHello(t *testing.T) {
 	m := testMember()
-	m.State, m.APIAddr, m.GossipAddr, m.Keys, m.WAN = Joining, "", "", nil, false
+	m.State, m.APIAddr, m.GossipAddr, m.Keys, m.WANAddr = Joining, "", "", nil, ""
 	h := hello{label: strings.Repeat("l", maxLabel), Member: m}
 	b := appendHello(nil, h)
 	if len(b) > maxHello {

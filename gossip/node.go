@@ -30,7 +30,7 @@ type Options struct {
 	AdvertiseHost string   // that others reach this process at. Default: that of the listeners, or the first private address
 	Join          []string // host:port of gossip ports of others
 	WANListen     string   // host:port of the memberlist of all regions, UDP and TCP. Default: none; the region keeps to itself
-	JoinWAN       []string // host:port of such ports of others
+	JoinWAN       []string // host:port of such ports of others, beside those in the region
 	AdvertiseWAN  string   // host that other regions reach this process at, links too. Default: AdvertiseHost
 
 	Replicas int // owners of a cart in the region. Default: 3
@@ -71,7 +71,6 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	o.Member.MinWire, o.Member.MaxWire = MinWire, MaxWire
 	o.Member.Keys = o.Keys.Fingerprints()
-	o.Member.WAN = o.WANListen != ""
 	switch {
 	case len(o.Keys.keys) == 0:
 		return o, fmt.Errorf("%w: a node that can be joined needs one", errNoKey)
@@ -201,6 +200,11 @@ func (n *Node) Start(ctx context.Context) (err error) {
 		}
 		if err := pool.place(linkAddr, addr, name); err != nil {
 			return err
+		}
+		if pool.o.everyRegion {
+			if err := n.members.placeWAN(addr); err != nil {
+				return err
+			}
 		}
 	}
 	self, _ := n.members.all()
@@ -359,6 +363,7 @@ func (n *Node) follow(ctx context.Context) {
 		n.requests.keep(others)
 		n.dials.keep(ctx, toDial(self, others))
 		if n.wan != nil {
+			n.wan.pool.joinToo(wanAddrs(others))
 			poke(n.wan.region)
 		}
 	}

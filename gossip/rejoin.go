@@ -16,13 +16,14 @@ const (
 
 // Rejoin says whom to join, and when: memberlist forgets a dead member after a while, so that the
 // halves of a cluster that was split never find each other again by themselves. Every 15 s it names
-// the seeds and the members lost in the last 24 h, the last 64 of them, but for those alive. A process that
-// has met nobody yet is more eager.
+// the seeds, those given and those named, and the members lost in the last 24 h, the last 64 of them, but for those alive. A
+// process that has met nobody yet is more eager.
 //
 // A Rejoin is not safe for concurrent use.
 type Rejoin struct {
 	self  string
-	seeds []string
+	seeds []string // those given
+	named []string // others, which are no seeds given
 	rand  *rand.Rand
 	alive map[string]int // processes alive at the address: one that comes back is there before the old one is lost
 	lost  map[string]time.Time
@@ -39,6 +40,17 @@ func NewRejoin(self string, seeds []string, r *rand.Rand) *Rejoin {
 		alive: make(map[string]int),
 		lost:  make(map[string]time.Time),
 		pause: rejoinFirst,
+	}
+}
+
+// Name makes the addresses seeds, beside those given, in place of those named before. A process that is alone takes a new
+// one up at once.
+func (r *Rejoin) Name(addrs []string) {
+	before := r.named
+	r.named = slices.DeleteFunc(slices.Clone(addrs), func(addr string) bool { return slices.Contains(r.seeds, addr) })
+	isNew := func(addr string) bool { return !slices.Contains(before, addr) }
+	if len(r.alive) == 0 && slices.ContainsFunc(r.named, isNew) {
+		r.next, r.pause = time.Time{}, rejoinFirst
 	}
 }
 
@@ -89,7 +101,7 @@ func (r *Rejoin) Due(now time.Time) (addrs []string) {
 	r.pause = min(2*r.pause, rejoinEvery)
 	r.next = now.Add(pause*9/10 + time.Duration(r.rand.Int64N(int64(pause/5)))) // nodes cut off together do not call together
 
-	for _, seed := range r.seeds {
+	for _, seed := range slices.Concat(r.seeds, r.named) {
 		if r.Missing(seed) {
 			addrs = append(addrs, seed)
 		}
@@ -102,7 +114,7 @@ func (r *Rejoin) recent(now time.Time) (addrs []string) {
 	for addr, at := range r.lost {
 		if now.Sub(at) >= lostFor {
 			delete(r.lost, addr)
-		} else if !slices.Contains(r.seeds, addr) {
+		} else if !slices.Contains(r.seeds, addr) && !slices.Contains(r.named, addr) {
 			addrs = append(addrs, addr)
 		}
 	}

@@ -87,6 +87,36 @@ func TestRejoinIsBounded(t *testing.T) {
 	}
 }
 
+// Seeds that are named count until others are named; one who is alone is eager for a new one.
+func TestRejoinNamedSeeds(t *testing.T) {
+	r := testRejoin("10.0.0.2:7946")
+	r.Due(day)
+	rounds(r, day, time.Minute)
+	r.Name([]string{"10.0.0.2:7946", "10.0.0.3:7946"})
+	now := day.Add(time.Minute)
+	if got, want := r.Due(now), []string{"10.0.0.2:7946", "10.0.0.3:7946"}; !slices.Equal(got, want) {
+		t.Errorf("at once %v", got)
+	}
+	r.Name([]string{"10.0.0.3:7946"})
+	if got := r.Due(now); got != nil {
+		t.Errorf("again %v", got)
+	}
+	r.Alive("10.0.0.2:7946")
+	r.Alive("10.0.0.3:7946")
+	r.Lost("10.0.0.3:7946", now)
+	r.Name([]string{"10.0.0.3:7946", "10.0.0.4:7946"})
+	if got := r.Due(now); got != nil {
+		t.Errorf("not alone, and before its turn: %v", got)
+	}
+	if got, want := r.Due(now.Add(time.Minute)), []string{"10.0.0.3:7946", "10.0.0.4:7946"}; !slices.Equal(got, want) {
+		t.Errorf("missing: %v", got)
+	}
+	r.Name(nil)
+	if got, want := r.Due(now.Add(time.Hour)), []string{"10.0.0.3:7946"}; !slices.Equal(got, want) { // it was lost
+		t.Errorf("none is named: %v", got)
+	}
+}
+
 // A process that comes back at its address is met before the former one is found dead.
 func TestRejoinReplacement(t *testing.T) {
 	r := testRejoin()

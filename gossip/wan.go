@@ -22,6 +22,16 @@ func newWAN(n *Node) (*wan, error) {
 	return w, err
 }
 
+// wanAddrs returns where those of the members of the region who are in the pool of all regions are to be joined there.
+func wanAddrs(region []Member) (addrs []string) {
+	for _, m := range region {
+		if m.WANAddr != "" {
+			addrs = append(addrs, m.WANAddr)
+		}
+	}
+	return addrs
+}
+
 // isBridge reports whether this process says that it is one.
 func (w *wan) isBridge() bool {
 	self, _ := w.pool.all()

@@ -107,6 +107,64 @@ func notBridged(regions [][]testNode) string {
 	return ""
 }
 
+// One node of a region that joins others brings all of it into the pool of all regions, be it elected or not. What is
+// gone for good is not joined any more.
+func TestOneNodeJoinsForItsRegion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		t.Cleanup(func() { time.Sleep(time.Minute) }) // memberlist does not wait for a probe that is under way
+		network := newMemoryNetwork()
+		startIn := func(region string, number, host int, joinWAN ...string) testNode {
+			return start(t, Options{
+				network:   network.host(fmt.Sprintf("10.0.%d.%d", number, host)),
+				Member:    Member{Region: region},
+				Join:      []string{fmt.Sprintf("10.0.%d.1:7946", number)},
+				WANListen: "0.0.0.0:7948", JoinWAN: joinWAN,
+			})
+		}
+		us := []testNode{startIn("us", 2, 1)}
+		var candidates []Member
+		for host := range 3 {
+			candidates = append(candidates, Member{GossipAddr: fmt.Sprintf("10.0.1.%d:7946", host+1), State: Active, WANAddr: "10.0.1.1:7948"})
+		}
+		elected := elect(candidates)
+		var eu []testNode
+		var joins testNode
+		for host, c := range candidates {
+			if slices.ContainsFunc(elected, func(m Member) bool { return m.GossipAddr == c.GossipAddr }) {
+				eu = append(eu, startIn("eu", 1, host+1))
+				continue
+			}
+			joins = startIn("eu", 1, host+1, "10.0.2.1:7948")
+			eu = append(eu, joins)
+		}
+		time.Sleep(2 * resignAfter) // of those that were the first to be there
+		awaitBridges(t, eu, us)
+		if joins.wan.isBridge() {
+			t.Error("the node that joins is a bridge")
+		}
+
+		gone := eu[0]
+		if gone.Node == joins.Node {
+			gone = eu[1]
+		}
+		self, _ := gone.members.all()
+		gone.SetState(Draining)
+		_ = gone.Stop(t.Context())
+		time.Sleep(converge)
+		left := slices.DeleteFunc(slices.Clone(eu), func(n testNode) bool { return n.Node == gone.Node })
+		for _, n := range left {
+			pool := n.wan.pool
+			pool.mu.Lock()
+			due := pool.rejoin.Due(time.Now().Add(time.Hour))
+			pool.mu.Unlock()
+			if slices.Contains(due, self.WANAddr) {
+				t.Errorf("%s is joined, which has left", self.WANAddr)
+			}
+		}
+		awaitBridges(t, left, us)
+	})
+}
+
 // TestAdvertiseWAN: a process tells other regions of a host that its own does not hear of.
 func TestAdvertiseWAN(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -81,9 +81,6 @@ func (c *cluster) launch() *clusterNode {
 	args = append(args, c.args...)
 	for _, n := range c.nodes {
 		args = append(args, "--join", n.gossip)
-		if n.wan != "" {
-			args = append(args, "--join-wan", n.wan)
-		}
 	}
 	cartd, _ := build(c.t)
 	n := &clusterNode{process: launchCommand(c.t, exec.Command(cartd, args...))}

@@ -116,7 +116,10 @@ func (w *world) boot(m *machine) {
 	n.member = gossip.Member{
 		Start: w.rand.Uint64() | 1, Name: fmt.Sprintf("n%d.%d", m.number, w.born),
 		Region: m.region.name, Zone: m.zone, State: gossip.Joining, MinWire: gossip.MinWire, MaxWire: gossip.MaxWire,
-		LinkAddr: fmt.Sprintf("link-%d", m.number), GossipAddr: m.gossipAddress(), WAN: len(w.regions) > 1,
+		LinkAddr: fmt.Sprintf("link-%d", m.number), GossipAddr: m.gossipAddress(),
+	}
+	if len(w.regions) > 1 {
+		n.member.WANAddr = m.wanAddress()
 	}
 	n.running, n.cancel = context.WithCancel(context.Background())
 	c := &carts{node: n}
