@@ -66,7 +66,7 @@ func (c *clusterConfig) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.gossipListen, "gossip-listen", "127.0.0.1:7946", "address for membership, TCP and UDP")
 	f.StringVar(&c.linkListen, "link-listen", "127.0.0.1:7947", "address for the links that carry the carts, TCP")
 	f.StringVar(&c.wanListen, wanListenFlag, "", "address for the membership of all regions, TCP and UDP (default none: the region keeps to itself)")
-	f.StringSliceVar(&c.joinWAN, "join-wan", nil, "addresses of nodes of other regions, as their --wan-listen, host:port; may be repeated")
+	f.StringSliceVar(&c.joinWAN, "join-wan", nil, "addresses of nodes of other regions, as their --wan-listen, host:port; may be repeated; on one node of the region is enough, better on all")
 	f.StringVar(&c.advertiseHost, "advertise-host", "", "host that other nodes reach this one at (default: that of --gossip-listen and --link-listen, or the first private address)")
 	f.StringVar(&c.advertiseWAN, "advertise-wan-host", "", "host that nodes of other regions reach this one at (default: that of --advertise-host)")
 	f.IntVar(&c.replicas, "replicas", 3, fmt.Sprintf("nodes of the region that own a cart, 2 to %d: they get its writes at once", maxReplicas))
