@@ -12,6 +12,7 @@ type NodeStatus struct {
 	Members     []Member           `json:"members"`             // the others of the region, as far as memberlist takes them for alive
 	WANAddr     string             `json:"wan_addr,omitempty"`  // host:port of the memberlist of all regions; empty without
 	WAN         []Member           `json:"wan,omitempty"`       // the others there, with their addresses there
+	Strays      []string           `json:"strays,omitempty"`    // names of those there that say they are of this region, and have not been in it for 3 minutes
 	Connections []ConnectionStatus `json:"connections"`         // by start id of the peer
 	Refused     map[string]uint64  `json:"refused"`             // what came from the network and was refused, by reason
 	RefusedAt   time.Time          `json:"refused_at,omitzero"` // the last of it
@@ -44,7 +45,7 @@ func (n *Node) Status() NodeStatus {
 	if n.wan != nil {
 		var self Member
 		self, s.WAN = n.wan.pool.all()
-		s.WANAddr = self.GossipAddr
+		s.WANAddr, s.Strays = self.GossipAddr, n.wan.strays.names()
 		if s.Self.Bridge = self.Bridge; self.Bridge {
 			expected = slices.Concat(expected, BridgesAbroad(self, s.WAN))
 		}

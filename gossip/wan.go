@@ -12,6 +12,7 @@ type wan struct {
 	node   *Node
 	pool   *members
 	dials  *dials
+	strays strays
 	region chan struct{} // receives when members of the region may have changed
 }
 
@@ -41,12 +42,13 @@ func (w *wan) isBridge() bool {
 // follow holds elections and keeps the links with other regions, as members here and there come and go.
 func (w *wan) follow(ctx context.Context) {
 	t := NewTerm(len(w.node.o.Join) > 0, time.Now())
-	var ends <-chan time.Time
+	var ends, strays <-chan time.Time
 	for {
 		select {
 		case <-w.region:
 		case <-w.pool.changed:
 		case <-ends:
+		case <-strays:
 		case <-ctx.Done():
 			return
 		}
@@ -56,7 +58,21 @@ func (w *wan) follow(ctx context.Context) {
 			ends = time.After(again)
 		}
 		w.be(ctx, bridge)
+		strays = w.seekStrays(others)
 	}
+}
+
+// seekStrays warns of strays, given the others of the region, and returns what receives when it is time to do so again.
+func (w *wan) seekStrays(region []Member) <-chan time.Time {
+	_, all := w.pool.all()
+	found, again := w.strays.see(w.node.o.Member.Region, region, all, time.Now())
+	for _, name := range found {
+		w.node.o.Logger.Warn("gossip: in the pool of all regions as one of this region, and not in that of the region", "peer", name)
+	}
+	if again == 0 {
+		return nil
+	}
+	return time.After(again)
 }
 
 // be makes this process a bridge or no bridge, which it may be already, and links it with the bridges of other regions

@@ -165,6 +165,53 @@ func TestOneNodeJoinsForItsRegion(t *testing.T) {
 	})
 }
 
+// Two regions of one name, each of which would ignore the other one, are told of. A node that died is not.
+func TestStrays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newMemoryNetwork()
+		regions := startRegions(t, network, "eu", "us")
+		strays := func(region []testNode) (names []string) {
+			for _, n := range region {
+				names = append(names, n.Status().Strays...)
+			}
+			return names
+		}
+		_ = regions[1][0].kill()
+		us := regions[1][1:]
+		for range 2 * strayAfter / time.Second {
+			time.Sleep(time.Second)
+			if got := strays(slices.Concat(regions[0], us)); len(got) > 0 {
+				t.Fatalf("%v: one of them died", got)
+			}
+		}
+
+		twin := startIn(t, network, "eu", 3, 1)
+		self, _ := twin.members.all()
+		time.Sleep(strayAfter - time.Second)
+		if got := strays(regions[0]); len(got) > 0 {
+			t.Errorf("%v so early", got)
+		}
+		time.Sleep(converge)
+		for _, n := range regions[0] {
+			if got := n.Status().Strays; !slices.Equal(got, []string{self.Name}) {
+				t.Errorf("%v", got)
+			}
+		}
+		if got := twin.Status().Strays; len(got) != 3 {
+			t.Errorf("there: %v", got)
+		}
+		if got := strays(us); len(got) > 0 {
+			t.Errorf("abroad: %v", got)
+		}
+		twin.SetState(Draining)
+		_ = twin.Stop(t.Context())
+		time.Sleep(converge)
+		if got := strays(regions[0]); len(got) > 0 {
+			t.Errorf("%v: it has left", got)
+		}
+	})
+}
+
 // TestAdvertiseWAN: a process tells other regions of a host that its own does not hear of.
 func TestAdvertiseWAN(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

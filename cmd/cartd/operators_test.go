@@ -175,6 +175,10 @@ func TestJudge(t *testing.T) {
 			"no other region", func(z *status) { regions(z); z.Regions, z.WANSeeds = nil, 2 }, atRisk,
 			"regions: no other one is known: no node answers at the addresses of --join-wan, or none of another region",
 		},
+		{
+			"two regions of one name", func(z *status) { regions(z); z.WANStrays = []string{"10.1.0.1:7946/d4", "10.1.0.2:7946/e5"} }, atRisk,
+			"regions: nodes that say they are of eu, and are not linked within it, such as 10.1.0.1:7946: 2; it is cut in two, or two regions have one name",
+		},
 		{"the first region", func(z *status) { regions(z); z.Regions = nil }, fine, ""},
 		{"a region lags", func(z *status) { regions(z).Lag = 8 }, atRisk, "lag: what arrives from us is up to 8s old"},
 		{"a region catches up", func(z *status) {

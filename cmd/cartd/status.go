@@ -35,6 +35,7 @@ type status struct {
 	WANAddress string         `json:"wan_address,omitempty"`
 	WANSeeds   int            `json:"wan_seeds,omitempty"`   // addresses of --join-wan
 	WANMembers []memberStatus `json:"wan_members,omitempty"` // the other nodes of all regions that are alive
+	WANStrays  []string       `json:"wan_strays,omitempty"`  // names of those that say they are of this region, and have not been in it for 3 minutes
 	Regions    []regionStatus `json:"regions,omitempty"`     // the others
 	Abroad     int            `json:"abroad"`                // processes there that can hold a write at present
 
@@ -292,7 +293,7 @@ func (z *status) cluster(s gossip.NodeStatus, needed int) {
 			z.Linked++
 		}
 	}
-	z.WANAddress = s.WANAddr
+	z.WANAddress, z.WANStrays = s.WANAddr, s.Strays
 	for _, m := range s.WAN {
 		z.WANMembers = append(z.WANMembers, memberStatusOf(m))
 	}

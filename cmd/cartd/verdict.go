@@ -217,6 +217,10 @@ func (all *findings) regions(z *status) {
 	if len(z.Regions) == 0 && z.WANSeeds > 0 {
 		all.add(atRisk, "regions", "no other one is known: no node answers at the addresses of --join-wan, or none of another region")
 	}
+	if len(z.WANStrays) > 0 {
+		all.add(atRisk, "regions", "nodes that say they are of %s, and are not linked within it, such as %s: %d; "+
+			"it is cut in two, or two regions have one name", z.Node.Region, shortName(z.WANStrays[0]), len(z.WANStrays))
+	}
 	for i := range z.Regions {
 		r := &z.Regions[i]
 		if !r.Reachable {
