@@ -24,8 +24,8 @@ import (
 //
 // Nobody takes the next step while it owes the other a state, and what is on the link stays in order.
 // So who has got finish, or finished, has got all that the other had when the digests were taken, but
-// for carts that one of them could not load, which both words tell; and neither has more than a few
-// hundred states under way, however many carts differ.
+// for carts that one of them could not load, or that a third node is about to send (see wanted.go), which
+// both words tell; and neither has more than a few hundred states under way, however many carts differ.
 //
 // A session is about the slots that both own, and those that the opener holds for the other. Of the latter only what
 // the opener has is compared, and nothing goes back. The other leaves out what it does not own, as far as it knows;
@@ -72,7 +72,7 @@ type repair struct {
 	serving  uint64    // the session of the peer that began after needsSync was set last; or 0
 	compared slotSet   // slots that it compares, of those that both own
 	served   time.Time // the last word of a session of the peer
-	skipped  bool      // the session of the peer leaves out carts that another one is about to send
+	skipped  bool      // that session left out carts that another peer is about to send
 	again    bool      // the one before it did
 	stateAt  time.Time // when the peer sent a whole cart last
 
@@ -597,7 +597,8 @@ func (c *Core) takeVector(ctx context.Context, p *peer, it *item) {
 		c.owe(p, it.id)
 	}
 	if behind && (err != nil || c.placement.own.has(SlotOf(it.id))) && !c.want(p, it.id) && p.own != nil {
-		p.own.failed, p.compare = true, true
+		p.own.failed = true
+		p.compareAgain()
 	}
 }
 
@@ -621,9 +622,11 @@ func (c *Core) answerFinish(p *peer, it *item) {
 	failed := it.m == 1 || p.serving != it.n || p.skipped
 	if failed {
 		p.serving = 0
-		p.compare = p.compare || p.skipped
 	} else {
 		c.endServing(p, it.n)
+	}
+	if p.skipped {
+		p.compareAgain()
 	}
 	c.ask(p, item{kind: kindFinished, n: it.n, m: flag(failed)})
 }

@@ -8,16 +8,19 @@ import (
 // A node that comes to own a slot is compared with its other owners, and with who holds the slot, all at once: each of
 // them has what this node lacks. So that a cart comes once, it is wanted from one of them, and the sessions with the
 // others leave it out. These have not dealt with every difference then: they are repeated, and find most carts equal.
+//
+// Where the database cannot be read, what a peer sends is not the whole cart, and another one may have other parts of
+// it: there a session that left out something leaves out nothing when it is repeated.
 const (
-	wantWait = 2 * time.Second // without a whole cart of a peer, before another one is asked
-	wantFor  = 10 * time.Second
-	maxWants = 1 << 16 // beyond these, carts may come twice
+	wantWait = 2 * time.Second  // without a whole cart of a peer, before another one is asked
+	wantFor  = 10 * time.Second // from when all are asked again
+	maxWants = 1 << 16          // beyond these, carts may come twice
 )
 
 // want is that of a whole cart, which has not come.
 type want struct {
-	from *peer
-	link uint64 // of from
+	from *peer // who was asked
+	link uint64
 	at   time.Time
 }
 
@@ -51,6 +54,9 @@ func (c *Core) came(p *peer, id [16]byte) {
 	p.stateAt = c.o.Now()
 	delete(c.wants, id)
 }
+
+// compareAgain wants a session since the last one left out carts. The mutex is held.
+func (p *peer) compareAgain() { p.compare = !p.both.empty() }
 
 // forgetWants drops those that are old. The mutex is held.
 func (c *Core) forgetWants(now time.Time) {
