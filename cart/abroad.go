@@ -18,10 +18,12 @@ type crossings struct {
 	carts []*resident
 }
 
-func (x *crossings) add(r *resident) {
+// add adds a cart, and reports whether it is the first one.
+func (x *crossings) add(r *resident) (first bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.carts = append(x.carts, r)
+	return len(x.carts) == 1
 }
 
 func (x *crossings) take() []*resident {
@@ -33,7 +35,7 @@ func (x *crossings) take() []*resident {
 }
 
 // cross has a change that this node made, and that has just become durable, sent to the other regions, together with
-// those that do so in the next few milliseconds. r.mu is held.
+// those that do so within crossAfter. r.mu is held.
 func (r *resident) cross(c *change) {
 	s := r.service
 	if c.delta == nil || s.replicator == nil || s.replicator.Abroad() == 0 {
@@ -42,7 +44,9 @@ func (r *resident) cross(c *change) {
 	switch {
 	case r.crossing == nil:
 		r.crossing = c.delta
-		s.crossings.add(r)
+		if s.crossings.add(r) {
+			s.background(s.crossAll)
+		}
 	case r.crossing.Adjoins(c.delta):
 		r.crossing = crdt.Merge(r.crossing, c.delta)
 	default: // a state tells of what is gone by what it covers: a merge would not any more
@@ -50,8 +54,17 @@ func (r *resident) cross(c *change) {
 	}
 }
 
-// crossAll sends what has become durable to the other regions.
+// crossAfter is how long a durable change waits for others of its cart.
+const crossAfter = 2 * time.Millisecond
+
+// crossAll sends what has become durable, and does so in the next moment, to the other regions.
 func (s *Service) crossAll() {
+	over, stop := s.scheduler.After(crossAfter)
+	defer stop()
+	s.scheduler.Wait(over, s.running.Done(), nil)
+	if s.running.Err() != nil {
+		return
+	}
 	for _, r := range s.crossings.take() {
 		r.mu.Lock()
 		d := r.crossing

@@ -180,9 +180,11 @@ func TestArrivals(t *testing.T) {
 // shown without that.
 func TestAPartFromAbroadIsNotShown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		o := peered(newFakeStore(), newFakeReplicator())
+		store := newFakeStore()
+		o := peered(store, newFakeReplicator())
 		o.Tolerate = 2
 		s := start(t, o)
+		defer store.full("no room")() // else it would be durable soon
 		x := newForeign(t, time.Now(), 1)
 		d, state := author{t, 78, time.Now()}.step(x.states[0], addN("B", 1))
 		if held, _ := s.Arrive("us", true, x.id, payload(d)); !held {

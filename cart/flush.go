@@ -205,7 +205,6 @@ func (s *Service) flushing() {
 			return
 		}
 		now := s.now().UnixNano()
-		s.crossAll()
 		s.hedge(now)
 		s.adapt(now)
 		s.flushDue(now)

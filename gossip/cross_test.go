@@ -623,6 +623,7 @@ func TestMalformedCrossings(t *testing.T) {
 	if !valid.valid() {
 		t.Fatal("a valid one is refused")
 	}
+	root := item{kind: kindRoot, body: encodeSlots(&allSlots, &slotSet{}, &slotSet{})}
 	for name, it := range map[string]item{
 		"to where it comes from":   change(func(x *crossing) { x.from = 1 }),
 		"of nobody":                change(func(x *crossing) { x.origin = 0 }),
@@ -631,7 +632,7 @@ func TestMalformedCrossings(t *testing.T) {
 		"a part":                   change(func(x *crossing) { x.item.kind = kindPart }),
 		"a word":                   change(func(x *crossing) { x.item = item{kind: kindRegion} }),
 		"of no kind":               change(func(x *crossing) { x.item.kind = kinds }),
-		"a root for all":           change(func(x *crossing) { x.item = item{kind: kindRoot} }),
+		"a root for all":           change(func(x *crossing) { x.item = root }),
 		"a root that is none":      change(func(x *crossing) { x.process, x.item = 9, item{kind: kindRoot, body: []byte("x")} }),
 		"a delta with a number":    change(func(x *crossing) { x.item.n = 1 }),
 		"a want with a body":       change(func(x *crossing) { x.process, x.item.kind = 9, kindWant }),
@@ -650,7 +651,7 @@ func TestMalformedCrossings(t *testing.T) {
 	}
 	s := connectedRegions(t, 2, "eu us")
 	a, b := s.in("eu")[0], s.in("us")[0]
-	for _, it := range []item{delta, {kind: kindRoot}, {kind: kindMark}, {kind: kindHolds}, {kind: kindFetch}} {
+	for _, it := range []item{delta, root, {kind: kindMark}, {kind: kindHolds}, {kind: kindFetch}} {
 		frame := appendItem(appendHeader(nil, &header{seq: a.linked(b.start).in.received + 1}), &it)
 		if err := a.Receive(b.start, frame); !errors.Is(err, ErrMalformed) {
 			t.Errorf("an item of kind %d from another region: %v", it.kind, err)

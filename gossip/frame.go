@@ -242,9 +242,11 @@ func (it *item) valid() bool {
 	case kindFetched:
 		return it.m == 1 || it.m == 0 && len(it.body) == 0
 	case kindRoot:
-		return validSlots(it.body)
+		_, _, _, err := decodeSlots(it.body)
+		return err == nil
 	case kindDigests:
-		return validDigests(it.body)
+		_, _, _, err := decodeDigests(it.body)
+		return err == nil
 	case kindListing:
 		return it.m <= listingMore|listingGiven|listingUnsaved && (it.m&listingMore == 0 || len(it.body) > 0) && validListing(it.id, it.body)
 	case kindListed:

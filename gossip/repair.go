@@ -390,7 +390,7 @@ func (c *Core) choose(p *peer, s *session, seeded *slotSet) (about slotSet, some
 // smaller start id goes on, and the other side opens its own again after that, if it still needs one.
 func (c *Core) answerRoot(p *peer, it *item) {
 	seeded := slotSet(c.o.Carts.Seeded())
-	both, give, bare := decodeSlots(it.body)
+	both, give, bare, _ := decodeSlots(it.body) // it is valid
 	about, asked := both.or(&give), both.or(&bare)
 	c.mu.Lock()
 	p.hearBare(&asked, &bare)
@@ -449,9 +449,9 @@ func (c *Core) takeDigests(p *peer, it *item) {
 	if s == nil {
 		return
 	}
-	compared, taken, theirs := decodeDigests(it.body)
-	if p.region != nil { // which has another database
-		taken = slotSet{}
+	compared, taken, theirs, _ := decodeDigests(it.body) // it is valid
+	if p.region != nil {
+		taken = slotSet{} // it has another database
 	}
 	if left := s.both.without(&compared); !left.empty() {
 		s.partial = true

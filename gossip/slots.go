@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	slotsSize  = Slots / 8 // bytes of an encoded set of slots
+	slotsSize  = Slots / 8 // bytes of a bit for each slot
 	digestSize = 8         // bytes of an encoded digest
 )
 
@@ -69,56 +69,80 @@ func (s *slotSet) all() iter.Seq[int] {
 	}
 }
 
+// fewSlots is from how many slots on an encoded set has a bit for each slot there is, and not a number for each of its own.
+const fewSlots = slotsSize / 2
+
+// append appends the encoding of the set: how many slots it has and, unless that is none or all, which: the numbers of a
+// few, 2 bytes each, in ascending order, or a bit for each slot there is.
 func (s *slotSet) append(b []byte) []byte {
-	for _, word := range s {
-		b = binary.BigEndian.AppendUint64(b, word)
+	n := s.len()
+	b = appendUint(b, uint64(n))
+	switch {
+	case n == Slots:
+	case n < fewSlots:
+		for slot := range s.all() {
+			b = binary.BigEndian.AppendUint16(b, uint16(slot))
+		}
+	default:
+		for _, word := range s {
+			b = binary.BigEndian.AppendUint64(b, word)
+		}
 	}
 	return b
 }
 
-// decodeSlotSet reads a set from the first slotsSize bytes.
-func decodeSlotSet(b []byte) (s slotSet) {
-	for i := range s {
-		s[i] = binary.BigEndian.Uint64(b[8*i:])
+// slots reads a set of slots.
+func (r *reader) slots() (s slotSet) {
+	n := r.uint()
+	switch {
+	case n > Slots:
+		r.fail("a set of %d slots", n)
+	case n == Slots:
+		return allSlots
+	case n < fewSlots:
+		for least := 0; n > 0 && r.err == nil; n-- {
+			slot := int(r.bigEndian(2))
+			if slot < least || slot >= Slots {
+				r.fail("slot %d out of order", slot)
+				break
+			}
+			s.add(slot)
+			least = slot + 1
+		}
+	default:
+		for i := range s {
+			s[i] = r.bigEndian(8)
+		}
+		if s.len() != int(n) {
+			r.fail("%d slots, and not %d", s.len(), n)
+		}
 	}
 	return s
 }
 
 // encodeSlots returns the body of a root: the slots that both own, those that are given, and those that the opener is
-// bare of. It is empty where that is all, none and none.
+// bare of.
 func encodeSlots(both, give, bare *slotSet) []byte {
-	if *both == allSlots && give.empty() && bare.empty() {
-		return nil
-	}
-	return bare.append(give.append(both.append(make([]byte, 0, 3*slotsSize))))
+	return bare.append(give.append(both.append(nil)))
 }
 
-func decodeSlots(b []byte) (both, give, bare slotSet) {
-	if len(b) == 0 {
-		return allSlots, slotSet{}, slotSet{}
-	}
-	return decodeSlotSet(b), decodeSlotSet(b[slotsSize:]), decodeSlotSet(b[2*slotsSize:])
-}
-
-// validSlots reports whether b is the body of a root. It names a slot, and none twice but those that are given by who
-// is bare of them.
-func validSlots(b []byte) bool {
-	if len(b) == 0 {
-		return true
-	}
-	if len(b) != 3*slotsSize {
-		return false
-	}
-	both, give, bare := decodeSlots(b)
+// decodeSlots reads the body of a root. It names a slot, and none twice but those that are given by who is bare of them.
+func decodeSlots(b []byte) (both, give, bare slotSet, err error) {
+	r := reader{b: b}
+	both, give, bare = r.slots(), r.slots(), r.slots()
+	r.end()
 	others := give.or(&bare)
 	about, twice := both.or(&others), both.and(&others)
-	return !about.empty() && twice.empty()
+	if about.empty() || !twice.empty() {
+		r.fail("a session about %d slots, %d of them twice", about.len(), twice.len())
+	}
+	return both, give, bare, r.err
 }
 
 // encodeDigests returns the body of the answer to a root: the slots that are compared, those that are taken without
 // that since one of the two is bare of them, and the digest of each slot that is compared.
 func encodeDigests(digests *[Slots]uint64, compared, taken *slotSet) []byte {
-	b := make([]byte, 0, 2*slotsSize+digestSize*compared.len())
+	b := make([]byte, 0, 2*(slotsSize+3)+digestSize*compared.len())
 	b = taken.append(compared.append(b))
 	for slot := range compared.all() {
 		b = binary.BigEndian.AppendUint64(b, digests[slot])
@@ -127,14 +151,10 @@ func encodeDigests(digests *[Slots]uint64, compared, taken *slotSet) []byte {
 }
 
 // decodeDigests returns both sets of slots, and the encoded digests, one after the other.
-func decodeDigests(b []byte) (compared, taken slotSet, digests []byte) {
-	return decodeSlotSet(b), decodeSlotSet(b[slotsSize:]), b[2*slotsSize:]
-}
-
-func validDigests(b []byte) bool {
-	if len(b) < 2*slotsSize {
-		return false
-	}
-	compared, _, digests := decodeDigests(b)
-	return len(digests) == digestSize*compared.len()
+func decodeDigests(b []byte) (compared, taken slotSet, digests []byte, err error) {
+	r := reader{b: b}
+	compared, taken = r.slots(), r.slots()
+	digests = r.take(digestSize * compared.len())
+	r.end()
+	return compared, taken, digests, r.err
 }

@@ -69,4 +69,5 @@
 //	SEEDS=1000 go test ./internal/sim -run TestSimulation -count=1 -v
 //	SEED=17 go test ./internal/sim -run TestSimulation -count=1 -v     one seed, with its whole trace
 //	REGIONS=2 …                                  several regions, at least so many, in each run; 1 is one alone
+//	FAULT='restart all' …                        that fault often; the names are those of faults, and resize
 package sim

@@ -10,37 +10,46 @@ import (
 // fault is something that goes wrong for a while. It runs in an activity of its own and has put
 // everything right when it returns.
 type fault struct {
+	name   string
 	weight int
 	run    func(w *world)
 }
 
 // faults are drawn by weight. Those that a plan does not allow do nothing.
 var faults = []fault{
-	{22, (*world).partition},
-	{8, (*world).flicker},
-	{14, (*world).reset},
-	{22, (*world).crash},
-	{8, (*world).drainOne},
-	{16, (*world).outage},
-	{8, (*world).hang},
-	{6, (*world).slow},
-	{6, (*world).stall},
-	{6, (*world).goBack},
-	{20, (*world).restartAll},
+	{"partition", 22, (*world).partition},
+	{"flicker", 8, (*world).flicker},
+	{"reset", 14, (*world).reset},
+	{"crash", 22, (*world).crash},
+	{"drain", 8, (*world).drainOne},
+	{"outage", 16, (*world).outage},
+	{"hang", 8, (*world).hang},
+	{"slow", 6, (*world).slow},
+	{"stall", 6, (*world).stall},
+	{"go back", 6, (*world).goBack},
+	{"restart all", 20, (*world).restartAll},
 }
 
 // faultsOfRegions are drawn as well where there are several.
 var faultsOfRegions = []fault{
-	{20, (*world).cutOff},
-	{10, (*world).strand},
-	{14, (*world).loseRegion},
+	{"cut off", 20, (*world).cutOff},
+	{"strand", 10, (*world).strand},
+	{"lose a region", 14, (*world).loseRegion},
 }
 
-// disturb begins one fault.
+// oftenResize is what FAULT names where it is no fault that disturb draws.
+const oftenResize = "resize"
+
+// disturb begins one fault: every second time the one that is wanted often, if there is one.
 func (w *world) disturb() {
 	total, all := 0, faults
 	if len(w.regions) > 1 {
 		all = slices.Concat(faults, faultsOfRegions)
+	}
+	often := slices.IndexFunc(all, func(f fault) bool { return f.name == w.often })
+	if often >= 0 && w.rand.IntN(2) == 0 {
+		w.fault(all[often].run)
+		return
 	}
 	for _, f := range all {
 		total += f.weight

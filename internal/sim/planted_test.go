@@ -18,6 +18,7 @@ type planted struct {
 	file     string // below the root of the module
 	old, new string
 	by       []string // the checkers that may be the first to see it
+	often    string   // the fault that brings it to light; none: any
 }
 
 var plantedBugs = []planted{
@@ -25,127 +26,152 @@ var plantedBugs = []planted{
 		"own slots until the end", "gossip/placement.go",
 		"if !c.draining {", "if c != nil {",
 		[]string{"dirty-read", "lost-write", "placement", "convergence"},
+		"resize",
 	},
 	{
 		"leave before others have what the database lacks", "cart/flush.go",
 		"s.replicator.HandedOver()", "s.replicator.Peers() > 0",
 		[]string{"dirty-read", "lost-write"},
+		"",
 	},
 	{
 		"skip the wait for acknowledgements", "cart/service.go",
 		"if err := s.awaitSafe(ctx, r, ch, q.Durability); err != nil {", "if err := ctx.Err(); err != nil {",
 		[]string{"dirty-read", "lost-write"},
+		"",
 	},
 	{
 		"join a delta without its base", "crdt/delta.go",
 		"if !s.VV.Descends(d.Base) {", "if false {",
 		[]string{"lost-write", "resurfaced", "equal-bytes"},
+		"",
 	},
 	{
 		"merge deltas by the present state", "cart/command.go",
 		"e.delta = crdt.Merge(e.delta, delta)",
 		"e.delta = &crdt.Delta{State: crdt.Merge(e.delta, delta).State, Base: crdt.Merge(e.delta, delta).Base}",
 		[]string{"resurfaced", "equal-bytes"},
+		"",
 	},
 	{
 		"reuse a replica id", "cart/shard.go",
 		"replica: newReplicaID()", "replica: crdt.ReplicaID(id[1]) + 1",
-		[]string{"unique-dots", "lost-write", "equal-bytes", "dirty-read"},
+		[]string{"unique-dots", "lost-write", "equal-bytes", "dirty-read", "convergence"},
+		"",
 	},
 	{
 		"overwrite a snapshot", "internal/sim/database_test.go",
 		"state = crdt.Join(state, c.State)", "state = c.State",
 		[]string{"dirty-read", "lost-write", "convergence"},
+		"",
 	},
 	{
 		"drop the rejoin loop", "gossip/rejoin.go",
 		"if now.Before(r.next) {", "if now.Before(r.next) || r.pause == rejoinEvery {",
 		[]string{"convergence"},
+		"",
 	},
 	{
 		"count an alias twice", "crdt/operation.go",
 		"if counted {", "if counted && false {",
 		[]string{"counted-twice"},
+		"",
 	},
 	{
 		"serve a fragment as the whole cart", "cart/shard.go",
 		"case err == nil || r.durable != nil || began:", "case err == nil || r.durable != nil || began || sh.keeps(id):",
 		[]string{"part"},
+		"",
 	},
 	{
 		"readers see what is not durable", "cart/service.go",
 		"\treturn r.durable, nil\n}\n\n// Create", "\treturn r.latest, nil\n}\n\n// Create",
 		[]string{"dirty-read"},
+		"",
 	},
 	{
 		"evict what the store lacks", "cart/resident.go",
 		"!r.refreshing && !r.dirty()", "!r.refreshing",
 		[]string{"dirty-read", "lost-write"},
+		"",
 	},
 	{
 		"take one holder for enough", "cart/resident.go",
 		"c.safe = r.service.enough(c.holders)", "c.safe = true",
 		[]string{"dirty-read"},
+		"",
 	},
 	{
 		"mark as stored what was not taken", "cart/resident.go",
 		"r.stored = r.stored.join(extentOf(r.taken))", "r.stored = r.stored.join(extentOf(r.latest))",
 		[]string{"dirty-read", "lost-write", "convergence"},
+		"",
 	},
 	{
 		"lose held fragments at a load", "cart/fragment.go",
 		"\t\t\t_ = s.joinOne(r, f.delta, f.safe) // it fits\n", "\t\t\t_ = f\n",
 		[]string{"dirty-read", "lost-write", "part"},
+		"",
 	},
 	{
 		"take a commit to a node's own file for safe", "cart/flush.go",
 		"return s.replicator == nil || s.shared }", "return true }",
 		[]string{"dirty-read"},
+		"",
 	},
 	{
 		"acknowledge what was refused", "gossip/receive.go",
 		"p.refuse(index, lacks)", "_ = lacks",
 		[]string{"dirty-read", "lost-write"},
+		"",
 	},
 	{
 		"forget what was not joined when a link comes up", "gossip/repair.go",
 		"if equal {", "if equal || true {",
 		[]string{"convergence", "dirty-read"},
+		"",
 	},
 	{
 		"take for saved what a database had once", "cart/holder.go",
 		"!saving {\n\t\tr.stored = stored", "!saving {\n\t\tr.stored = r.stored.join(stored)",
 		[]string{"came-back"},
+		"go back",
 	},
 	{
 		"look only at what the database has", "cart/index.go",
 		"case found && is == version, !found && !shared:", "case found && is == version, !found:",
 		[]string{"came-back"},
+		"go back",
 	},
 	{
 		"pass on what was passed on", "gossip/forward.go",
 		"if own || forwarded {", "if own {",
 		[]string{"forward"},
+		"resize",
 	},
 	{
 		"release a held slot before all of its owners have it", "gossip/held.go",
 		"if !p.given.has(slot) {", "if false {",
-		[]string{"convergence", "dirty-read", "lost-write", "left-over", "liveness"},
+		[]string{"convergence", "dirty-read", "lost-write", "left-over"},
+		"resize",
 	},
 	{
 		"let go of a slot with its ownership", "gossip/held.go",
 		"c.hold(lost)", "_ = lost",
 		[]string{"dirty-read", "lost-write", "convergence"},
+		"resize",
 	},
 	{
 		"give a newcomer nothing of what the database lacks", "gossip/cover.go",
 		"if !known.has(slot) {", "if !known.has(slot) && false {",
 		[]string{"dirty-read", "lost-write", "part"},
+		"restart all",
 	},
 	{
 		"be ready before the others gave what the database lacks", "gossip/cover.go",
 		"p.needsSync && !left.empty():", "p.needsSync && !left.empty() && false:",
 		[]string{"dirty-read", "lost-write"},
+		"restart all",
 	},
 }
 
@@ -157,21 +183,25 @@ var plantedAbroad = []planted{
 		"\tif x.process == 0 {\n" +
 			"c.sendAbroad(r, &crossing{process: x.origin, item: item{kind: kindHolds, n: x.ticket, m: 1}})\n",
 		[]string{"dirty-read", "lost-write"},
+		"",
 	},
 	{
 		"count who refused to hold", "gossip/ticket.go",
 		"if it.m == 0 || k.held == nil", "if k.held == nil",
 		[]string{"dirty-read", "lost-write"},
+		"",
 	},
 	{
 		"compare regions for a reason only", "gossip/remote.go",
 		"return p.region != nil && !p.both.empty()", "return false && !p.both.empty()",
 		[]string{"convergence"},
+		"",
 	},
 	{
 		"be active before the region was compared with others", "gossip/remote.go",
 		"return p.up && p.needsSync })", "return false })",
 		[]string{"recovery"},
+		"lose a region",
 	},
 }
 
@@ -216,7 +246,7 @@ func (b *planted) catch(t *testing.T, root string, env ...string) {
 	}
 	run := exec.Command(binary, "-test.run=^TestSimulation$")
 	run.Dir = dir
-	run.Env = append(append(os.Environ(), "SEEDS=300", "FIRST=1", "FAILURES=1"), env...)
+	run.Env = append(append(os.Environ(), "SEEDS=300", "FIRST=1", "FAILURES=1", "FAULT="+b.often), env...)
 	out, err := run.CombinedOutput()
 	if err == nil {
 		t.Fatal("no seed fails")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	mathrand "math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -21,9 +22,10 @@ import (
 // world is one run.
 type world struct {
 	scheduler
-	t    *testing.T
-	seed uint64
-	plan plan
+	t     *testing.T
+	seed  uint64
+	plan  plan
+	often string // the fault that is wanted often; or none
 
 	network   network
 	regions   []*region
@@ -71,7 +73,7 @@ type plan struct {
 // newWorld draws a plan.
 func newWorld(t *testing.T, seed uint64, out io.Writer) *world {
 	cryptotest.SetGlobalRandom(t, seed)
-	w := &world{t: t, seed: seed, closing: make(chan struct{}), healing: make(chan struct{}), count: counts{}}
+	w := &world{t: t, seed: seed, often: os.Getenv("FAULT"), closing: make(chan struct{}), healing: make(chan struct{}), count: counts{}}
 	w.log.out = out
 	w.rand = mathrand.New(mathrand.NewPCG(seed, 1))
 	w.check.world, w.check.byID = w, map[cart.ID]*subject{}
@@ -145,7 +147,7 @@ func (w *world) drawRegion() {
 		nodes = 4 + w.rand.IntN(2)
 	}
 	most := nodes
-	if w.rand.IntN(3) == 0 {
+	if w.rand.IntN(3) == 0 || w.often == oftenResize {
 		most += 1 + w.rand.IntN(maxNodes-nodes)
 	}
 	if nodes == 5 && w.rand.IntN(2) == 0 {
