@@ -59,6 +59,7 @@ type Core struct {
 	placement placement
 	held      held
 	forwards  forwards
+	wants     map[[16]byte]want
 	fetches   []*fetch // not answered, oldest first
 	requests  uint64   // fetches ever begun
 	sessions  uint64   // sessions of repair ever begun
@@ -116,8 +117,9 @@ type peer struct {
 		held     []func(uint64)
 		refused  []refused
 		refusals []refusal
-		slots    []int // of the items that Carts hold
-		spurned  []int // slots of those that they do not, and that no whole state is to follow
+		slots    []int      // of the items that Carts hold
+		states   [][16]byte // whole carts among them, held or not
+		spurned  []int      // slots of those that they do not, and that no whole state is to follow
 	}
 }
 
@@ -126,7 +128,7 @@ func NewCore(o CoreOptions) *Core {
 	if o.MaxOutbox == 0 {
 		o.MaxOutbox = defaultMaxOutbox
 	}
-	c := &Core{o: o}
+	c := &Core{o: o, wants: make(map[[16]byte]want)}
 	c.replace()
 	return c
 }

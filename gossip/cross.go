@@ -185,6 +185,9 @@ func (c *Core) arrive(p *peer, r *region, x *crossing) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if from := c.remote(r, x.origin); from != nil && x.item.kind == kindState {
+		c.came(from, x.item.id)
+	}
 	if held && x.process != 0 {
 		on := *x
 		on.process, on.ticket = 0, 0

@@ -40,6 +40,9 @@ func (c *Core) Receive(start uint64, frame []byte) error {
 	for _, slot := range p.reading.slots {
 		c.holdSlot(slot)
 	}
+	for _, id := range p.reading.states {
+		c.came(p, id)
+	}
 	for _, slot := range p.reading.spurned {
 		p.spurn(slot)
 	}
@@ -166,7 +169,7 @@ func (c *Core) takeAck(p *peer, h *header) {
 // returns the items that are left to do.
 func (c *Core) takeItems(p *peer, r *reader) (todo []item, err error) {
 	p.reading.refusals = p.reading.refusals[:0]
-	p.reading.slots, p.reading.spurned = p.reading.slots[:0], p.reading.spurned[:0]
+	p.reading.slots, p.reading.states, p.reading.spurned = p.reading.slots[:0], p.reading.states[:0], p.reading.spurned[:0]
 	var it item
 	for index := 0; len(r.b) > 0; index++ {
 		if index == maxItems {
@@ -206,6 +209,9 @@ func (c *Core) takeItems(p *peer, r *reader) (todo []item, err error) {
 		case kindCross:
 			c.takeCross(p, &it)
 		case kindDelta, kindState:
+			if it.kind == kindState {
+				p.reading.states = append(p.reading.states, it.id)
+			}
 			if held, lacks := c.o.Carts.Deliver(p.start, it.id, it.body); held {
 				p.reading.slots = append(p.reading.slots, SlotOf(it.id))
 			} else {

@@ -24,8 +24,8 @@ import (
 //
 // Nobody takes the next step while it owes the other a state, and what is on the link stays in order.
 // So who has got finish, or finished, has got all that the other had when the digests were taken, but
-// for carts that one of them could not load, which both words tell; and neither has more than a few
-// hundred states under way, however many carts differ.
+// for carts that one of them could not load, or that a third node is about to send (see wanted.go), which
+// both words tell; and neither has more than a few hundred states under way, however many carts differ.
 //
 // A session is about the slots that both own, and those that the opener holds for the other. Of the latter only what
 // the opener has is compared, and nothing goes back. The other leaves out what it does not own, as far as it knows;
@@ -72,6 +72,9 @@ type repair struct {
 	serving  uint64    // the session of the peer that began after needsSync was set last; or 0
 	compared slotSet   // slots that it compares, of those that both own
 	served   time.Time // the last word of a session of the peer
+	skipped  bool      // that session left out carts that another peer is about to send
+	again    bool      // the one before it did
+	stateAt  time.Time // when the peer sent a whole cart last
 
 	// owed are carts whose state the peer is to get. A cart is in owing while it is there.
 	owed    fifo[[16]byte]
@@ -175,6 +178,7 @@ func (c *Core) startRepairs(now time.Time) {
 		return
 	}
 	c.repairAt = now.Add(repairEvery)
+	c.forgetWants(now)
 	anyway := !now.Before(c.anywayAt)
 	var idle []*peer
 	for _, p := range c.peers {
@@ -404,6 +408,7 @@ func (c *Core) answerRoot(p *peer, it *item) {
 	}
 	p.own = nil
 	p.serving, p.served = it.n, c.o.Now()
+	p.again, p.skipped = p.skipped, false
 	compared := takes.and(&seeded)
 	compared = compared.without(&bare)
 	p.compared, p.taking = compared.and(&both), takes
@@ -545,7 +550,7 @@ func (c *Core) answerListing(ctx context.Context, p *peer, it *item) {
 		reply.id, reply.m = differ[maxAnswer].id, listedMore
 		differ = differ[:maxAnswer]
 	}
-	answer := make([]item, 0, len(differ)+1)
+	answer := make([]item, 0, len(differ))
 	for _, d := range differ {
 		d.here = d.here && it.m&listingUnsaved == 0
 		about, err := c.about(ctx, d)
@@ -555,14 +560,18 @@ func (c *Core) answerListing(ctx context.Context, p *peer, it *item) {
 		}
 		answer = append(answer, about)
 	}
-	answer = append(answer, reply)
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p.served = c.o.Now()
 	for _, about := range answer {
+		if about.kind == kindWant && (it.m&listingUnsaved == 0 || !p.again) {
+			p.skipped = !c.want(p, about.id) || p.skipped
+			continue
+		}
 		c.ask(p, about)
 	}
+	c.ask(p, reply)
 }
 
 // about returns what to say of a cart that differs.
@@ -587,8 +596,9 @@ func (c *Core) takeVector(ctx context.Context, p *peer, it *item) {
 	if ahead && err == nil {
 		c.owe(p, it.id)
 	}
-	if behind && (err != nil || c.placement.own.has(SlotOf(it.id))) {
-		c.ask(p, item{kind: kindWant, id: it.id})
+	if behind && (err != nil || c.placement.own.has(SlotOf(it.id))) && !c.want(p, it.id) && p.own != nil {
+		p.own.failed = true
+		p.compareAgain()
 	}
 }
 
@@ -609,11 +619,14 @@ func (c *Core) takeListed(p *peer, s *session, it *item) {
 func (c *Core) answerFinish(p *peer, it *item) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	failed := it.m == 1 || p.serving != it.n
+	failed := it.m == 1 || p.serving != it.n || p.skipped
 	if failed {
 		p.serving = 0
 	} else {
 		c.endServing(p, it.n)
+	}
+	if p.skipped {
+		p.compareAgain()
 	}
 	c.ask(p, item{kind: kindFinished, n: it.n, m: flag(failed)})
 }

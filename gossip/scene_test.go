@@ -25,6 +25,8 @@ type scene struct {
 	carry func(from, to *actor, frame []byte) [][]byte
 	// redial brings links up again that were found stale.
 	redial bool
+	// latency is how long a frame is on its way.
+	latency time.Duration
 
 	frames   int // carried
 	largest  int // bytes of one
@@ -52,7 +54,13 @@ type actor struct {
 	carts *eventCarts
 	jobs  []job // first come, first run; those of one peer are in order like this
 	ask   map[uint64]time.Time
-	wire  map[uint64][][]byte // frames on their way to a peer
+	wire  map[uint64][]flight // frames on their way to a peer
+}
+
+// flight is a frame and when it arrives.
+type flight struct {
+	frame []byte
+	at    time.Time
 }
 
 type job struct {
@@ -72,7 +80,7 @@ func newScene(t tester, n int, change ...func(*CoreOptions)) *scene {
 
 // add starts a node, which nobody has heard of yet.
 func (s *scene) add(m Member) *actor {
-	a := &actor{name: m.Name, start: m.Start, self: m, scene: s, ask: map[uint64]time.Time{}, wire: map[uint64][][]byte{}}
+	a := &actor{name: m.Name, start: m.Start, self: m, scene: s, ask: map[uint64]time.Time{}, wire: map[uint64][]flight{}}
 	a.carts = &eventCarts{actor: a, carts: map[[16]byte]vector{}, seeded: true}
 	o := CoreOptions{
 		Self: m, Carts: a.carts, Replicas: 3, Tolerate: 1, Logger: slog.New(slog.DiscardHandler),
@@ -217,6 +225,11 @@ func (s *scene) next(end time.Time) time.Time {
 				soonest = at
 			}
 		}
+		for _, frames := range a.wire {
+			if len(frames) > 0 && frames[0].at.Before(soonest) {
+				soonest = frames[0].at
+			}
+		}
 	}
 	if end.Before(soonest) {
 		return end
@@ -269,7 +282,7 @@ func (a *actor) write() (wrote bool) {
 			}
 			wrote = true
 			a.scene.note(a, b, frame)
-			a.wire[b.start] = append(a.wire[b.start], frame)
+			a.wire[b.start] = append(a.wire[b.start], flight{frame, a.scene.now.Add(a.scene.latency)})
 		}
 	}
 	return wrote
@@ -288,13 +301,13 @@ func (s *scene) note(from, to *actor, frame []byte) {
 func (a *actor) deliver() (delivered bool) {
 	for _, b := range a.scene.actors {
 		frames := a.wire[b.start]
-		if len(frames) == 0 {
+		if len(frames) == 0 || frames[0].at.After(a.scene.now) {
 			continue
 		}
 		a.wire[b.start] = frames[1:]
-		arrive := frames[:1]
+		arrive := [][]byte{frames[0].frame}
 		if a.scene.carry != nil {
-			arrive = a.scene.carry(a, b, frames[0])
+			arrive = a.scene.carry(a, b, frames[0].frame)
 		}
 		for _, frame := range arrive {
 			if err := b.Receive(a.start, frame); err != nil && !errors.Is(err, errDown) {
