@@ -551,6 +551,34 @@ func TestEmptied(t *testing.T) {
 	}
 }
 
+// TestServerRebuilt: a store that was set up waits for its database where another server took the place of the one
+// before, and does not have it yet.
+func TestServerRebuilt(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	s := open(t, server.Database(t, "carts"), Options{})
+	b := newBasket()
+	commit(t, s, b.add(t, "apples"))
+	next := b.add(t, "pears")
+	server.Stop(t)
+	wantAway(t, s, b, next)
+	server.Wipe(t)
+	server.Restart(t)
+	deadline := time.After(20 * time.Second)
+	for err := s.Reachable(); err == nil || !strings.Contains(err.Error(), "3D000"); err = s.Reachable() {
+		select {
+		case <-s.Failed():
+			t.Fatal(s.Err())
+		case <-deadline:
+			t.Fatal(err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	execute(t, server.URL, "CREATE DATABASE carts")
+	commitAgain(t, s, next)
+	wantState(t, s, b)
+}
+
 // TestSecrets: no error and no address tells the password.
 func TestSecrets(t *testing.T) {
 	for _, url := range []string{

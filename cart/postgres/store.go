@@ -149,15 +149,21 @@ func (s *Store) setUp(ctx context.Context) error {
 
 // probe returns nil where the database can be reached and may be used.
 func (s *Store) probe(ctx context.Context) error {
-	err := s.setUp(ctx)
-	if err == nil {
-		err = s.restoreTables(ctx)
+	if err := s.setUp(ctx); err != nil {
+		if ctx.Err() == nil && !mayBeSetUpLater(err) {
+			return hopeless{err}
+		}
+		return err
 	}
-	if err != nil && ctx.Err() == nil && !mayBeSetUpLater(err) {
+	// Who is refused now was not before: the database is being replaced, and nodes hold what it lacks.
+	err := s.restoreTables(ctx)
+	if errors.Is(err, errNoTables) || errors.Is(err, ErrNewerSchema) {
 		return hopeless{err}
 	}
 	return err
 }
+
+var errNoTables = errors.New("its schema is up to date, and its tables are missing")
 
 // restoreTables makes the tables of a database that was set up and has none any more: an empty one took its place. What
 // the nodes hold they write there.
@@ -174,7 +180,7 @@ func (s *Store) restoreTables(ctx context.Context) error {
 	}
 	missing, err = s.lacksTables(waiting)
 	if missing {
-		err = errors.New("its schema is up to date, and its tables are missing")
+		err = errNoTables
 	}
 	return err
 }
