@@ -126,6 +126,37 @@ func TestOtherRegionsHold(t *testing.T) {
 	}
 }
 
+// What another region was asked to hold and has not heard of, or its answer, was lost: it is asked again, so that the
+// retries of the write are answered.
+func TestOtherRegionsAreAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, peers := newFakeStore(), newFakeReplicator()
+		s := New(peered(store, peers))
+		defer closing(t, s)
+		x := newForeign(t, time.Now(), 1)
+		store.put(x.id, x.states[1])
+		client := x.client(t, s)
+		client.want("A=1")
+		store.failCommits(ErrNoRoom)
+		peers.setPeers(0)
+		peers.setAbroad(1)
+		add := client.begin("a key", addN("A", 1))
+		if a := <-add; !errors.Is(a.err, &Error{Reason: NotDurable}) {
+			t.Fatalf("%+v", a)
+		}
+		if asked := peers.take(); len(asked) != 1 {
+			t.Fatalf("%+v", asked)
+		}
+		time.Sleep(reassureAfter + time.Second)
+		asked := peers.take()
+		if len(asked) != 1 || asked[0].durable || asked[0].held == nil {
+			t.Fatalf("asked again: %+v", asked)
+		}
+		asked[0].held(77)
+		wantAnswer(t, client.begin("a key", addN("A", 1)), "A=2")
+	})
+}
+
 // What comes from another region as durable is shown at once, whatever is tolerated; what is to be held is not, where
 // two nodes are too few.
 func TestArrivals(t *testing.T) {

@@ -386,8 +386,8 @@ func (c *change) giveUp(made, now int64) (unsafe, again bool) {
 	return unsafe, false
 }
 
-// reassure sends the peers the whole cart, if the change is the first that is not safe, and reports whether
-// it is not safe.
+// reassure sends the peers the whole cart, or other regions where this one cannot hold it, if the change is the first
+// that is not safe, and reports whether it is not safe.
 func (c *change) reassure() bool {
 	r := c.resident
 	s := r.service
@@ -396,8 +396,15 @@ func (c *change) reassure() bool {
 	if c.durable {
 		return false
 	}
-	if r.unsafe[0] == c && s.reachable() {
+	if r.unsafe[0] != c {
+		return true
+	}
+	switch {
+	case s.reachable():
 		r.resend()
+	case c.author && !s.saves():
+		c.asked = false // what was asked, or the answer, may be lost
+		c.askAbroad()
 	}
 	return true
 }
