@@ -128,26 +128,27 @@ func (o Options) checkConnection(ctx context.Context, c *pgx.Conn) error {
 	return checkServer(ctx, c, slog.New(slog.DiscardHandler))
 }
 
-// identify notes which server it is that a connection was made to. A database that does not tell is none the
-// worse.
+// identify notes which database it is that a connection was made to, and of which server. One that does not tell is
+// none the worse.
 func (s *Store) identify(ctx context.Context, c *pgx.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.StatementTimeout)
 	defer cancel()
 	var started time.Time
-	err := c.QueryRow(ctx, "SELECT pg_postmaster_start_time()").Scan(&started)
+	var database int64
+	err := c.QueryRow(ctx, "SELECT pg_postmaster_start_time(), oid::bigint FROM pg_database WHERE datname = current_database()").Scan(&started, &database)
 	var refused *pgconn.PgError
 	switch {
 	case err == nil:
-		s.started.Store(started.UnixMicro())
+		s.incarnation.Store(started.UnixMicro() + database)
 	case !errors.As(err, &refused):
 		return err
 	}
 	return nil
 }
 
-// Incarnation changes when connections are made to another server than before, or to one that was started again,
-// as they are after a recovery to a point in time and after a failover. It is 0 until there was one.
-func (s *Store) Incarnation() int64 { return s.started.Load() }
+// Incarnation changes when connections are made to another server or database than before, or to a server that was
+// started again, as they are after a recovery to a point in time and after a failover. It is 0 until there was one.
+func (s *Store) Incarnation() int64 { return s.incarnation.Load() }
 
 // Migration tells what Migrate did.
 type Migration struct {

@@ -313,11 +313,12 @@ func TestUnsafeSuccessor(t *testing.T) {
 	wantState(t, s, b)
 }
 
-// TestIncarnation: it changes with a server that was started again, and with nothing else.
+// TestIncarnation: it changes with a server that was started again, with a database that another one took the place
+// of, and with nothing else.
 func TestIncarnation(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Start(t)
-	s := open(t, server.URL, Options{})
+	s := open(t, server.Database(t, "carts"), Options{})
 	b := newBasket()
 	commit(t, s, b.add(t, "apples"))
 	wantState(t, s, b)
@@ -327,11 +328,22 @@ func TestIncarnation(t *testing.T) {
 	if again := s.Incarnation(); first == 0 || again != first {
 		t.Errorf("%d, and then %d", first, again)
 	}
-	server.Stop(t)
-	server.Restart(t)
-	for s.Incarnation() == first {
-		if _, err := s.Load(background, b.id); err != nil && !errors.Is(err, cart.ErrNoRoom) {
-			t.Fatal(err)
+	for _, change := range []func(){
+		func() {
+			server.Stop(t)
+			server.Restart(t)
+		},
+		func() {
+			execute(t, server.URL, "DROP DATABASE carts WITH (FORCE)")
+			execute(t, server.URL, "CREATE DATABASE carts")
+		},
+	} {
+		before := s.Incarnation()
+		change()
+		for s.Incarnation() == before {
+			if _, err := s.Load(background, b.id); err != nil && !errors.Is(err, cart.ErrNoRoom) {
+				t.Fatal(err)
+			}
 		}
 	}
 }

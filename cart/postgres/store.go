@@ -58,13 +58,13 @@ type Store struct {
 	writers *pgxpool.Pool // for commits alone, so that no load is in their way
 	readers *pgxpool.Pool
 
-	breaker *breaker
-	heard   atomic.Int64 // when the database last answered, in nanoseconds of Unix time
-	started atomic.Int64 // when the server did that connections were made to last, in microseconds of Unix time; 0 if none tells
-	isSetUp bool         // used by Open and then by probe alone
-	stop    context.CancelFunc
-	running sync.WaitGroup // the goroutines that probe and look again
-	failed  chan struct{}
+	breaker     *breaker
+	heard       atomic.Int64 // when the database last answered, in nanoseconds of Unix time
+	incarnation atomic.Int64 // of the database that connections were made to last; 0 if it does not tell
+	isSetUp     bool         // used by Open and then by probe alone
+	stop        context.CancelFunc
+	running     sync.WaitGroup // the goroutines that probe and look again
+	failed      chan struct{}
 
 	writeMu sync.Mutex // held around each commit; guards buf
 	buf     []byte     // encoded states and deltas, used again by each statement
