@@ -53,6 +53,7 @@
 //
 // A database without tables, where there were some, is an empty one that took the place of the one before: as after
 // an outage, its tables are made anew. Then it gets what the nodes hold.
+// Until it is there and lets them in, it is away. Tables that are missing where the schema is up to date end the store.
 //
 // A server that runs with fsync=off may lose what it said is committed: Open refuses it. So does
 // each new connection for commits, since another server may have taken the place of the one that Open
