@@ -142,7 +142,7 @@ func FuzzReadInvoices(f *testing.F) {
 	})
 }
 
-// The three days of the issue, as far as they are there.
+// The days of the fixtures, as far as they are there.
 func TestRealDays(t *testing.T) {
 	dir := filepath.Join(cmp.Or(os.Getenv("SHARED_DIR"), "../../../shared"), "data", "online-retail")
 	if _, err := os.Stat(dir); err != nil {
@@ -150,7 +150,7 @@ func TestRealDays(t *testing.T) {
 	}
 	for file, want := range map[string]struct{ carts, operations, countries int }{
 		"2010-12-01.csv": {143, 3108, 7},
-		"2011-06-15.csv": {90, 1718, 7},
+		"2011-06-15.csv": {90, 1718, 5},
 		"2011-11-17.csv": {170, 3621, 13},
 	} {
 		got, err := measure(t.Context(), []string{filepath.Join(dir, file)})

@@ -176,7 +176,10 @@ func try(c *cluster, n nemesis) row {
 		z.takeOver = takeOver(c.account.since(began), c.broken, undone)
 	}
 	for _, r := range c.regions {
-		c.await("the database has all carts", func() bool { return r.stored() >= len(c.shoppers.Carts()) })
+		c.await("the database has all carts", func() bool {
+			r.revive() // it may have taken until now to find that it cannot recover
+			return r.stored() >= len(c.shoppers.Carts())
+		})
 	}
 	t.Logf("%.0f requests/s; %v", float64(z.totals.Attempts)/worked.Seconds(), z.totals)
 	judge(t, n, z)
