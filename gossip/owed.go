@@ -2,9 +2,16 @@ package gossip
 
 import "context"
 
+// maxOwed bounds the carts that a peer is owed: more than a round of a session can be about.
+const maxOwed = 1 << 16
+
 // owe notes that a peer is to get the state of a cart. The mutex is held.
 func (c *Core) owe(p *peer, id [16]byte) {
 	if _, found := p.owing[id]; found {
+		return
+	}
+	if len(p.owing) == maxOwed {
+		c.needSync(p, "it is owed too many carts")
 		return
 	}
 	if p.owing == nil {

@@ -200,6 +200,9 @@ func (c *Core) wantsSession(p *peer, now time.Time) bool {
 	if p.needsSync || p.compare || c.compareAnyway(p, now) {
 		return true
 	}
+	if p.region != nil { // nothing is held for it
+		return false
+	}
 	gives, uncovered := c.gives(p), c.uncovered(p)
 	return !gives.empty() || !uncovered.empty()
 }

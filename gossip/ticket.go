@@ -60,6 +60,9 @@ func (c *Core) takeHolds(p *peer, it *item) (held func(holder uint64)) {
 	if k.peer != nil {
 		if k.peer == p {
 			c.arrived(k)
+			if it.m == 0 {
+				c.needSync(p, "it did not take a cart")
+			}
 		}
 		return nil
 	}
