@@ -213,7 +213,10 @@ func TestKeyUsedTooEarly(t *testing.T) {
 	if err := b.SetKeys(ring(testKey, fresh)); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "another link", func() bool { return with() != before && with().ours == fresh.Fingerprint() })
+	await(t, "another link", func() bool {
+		l := with()
+		return l != nil && l != before && l.ours == fresh.Fingerprint()
+	})
 	stop()
 }
 

@@ -14,7 +14,7 @@ import (
 
 const (
 	growthCarts = 300 // for each node of a region
-	growthRate  = 10  // adds a second, for each node
+	growthRate  = 50  // adds a second, for each node
 )
 
 // BenchmarkGrowth measures what a node needs in regions of more and more nodes, with as many carts and adds for each

@@ -278,7 +278,7 @@ func (l *load) closed(connections int, d time.Duration) *outcome {
 // open adds at a constant rate, whatever the answers do. A latency counts from when the add was due.
 func (l *load) open(rate float64, d time.Duration) *outcome {
 	l.tb.Helper()
-	const connections = 192
+	connections := min(192, max(1, int(rate)))           // none rests so long that the node closes it
 	due := make(chan time.Time, int(rate*d.Seconds())+1) // whoever is late does not hold up the others
 	var stopped atomic.Bool
 	go func() {
