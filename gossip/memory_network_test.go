@@ -104,6 +104,11 @@ func (h *memoryHost) connect(ctx context.Context, to string, accept chan net.Con
 	if !cut {
 		select {
 		case accept <- far:
+			select {
+			case <-done: // perhaps after the last conn was taken from accept
+				drain(accept)
+			default:
+			}
 			return near, nil
 		case <-done:
 			err = errors.New("connection refused")
@@ -114,6 +119,18 @@ func (h *memoryHost) connect(ctx context.Context, to string, accept chan net.Con
 	near.Close()
 	far.Close()
 	return nil, err
+}
+
+// drain closes the connections that nobody will accept any more.
+func drain(accept <-chan net.Conn) {
+	for {
+		select {
+		case conn := <-accept:
+			conn.Close()
+		default:
+			return
+		}
+	}
 }
 
 // memoryConn is one end of a connection. Unlike that of net.Pipe, its Write does not wait for the reader.
@@ -225,14 +242,7 @@ func (l *memoryListener) Close() error {
 		delete(l.host.listeners, l.host.addr(memoryLinkPort))
 		l.host.mu.Unlock()
 		close(l.done)
-		for {
-			select {
-			case conn := <-l.conns:
-				conn.Close()
-			default:
-				return
-			}
-		}
+		drain(l.conns)
 	})
 	return nil
 }
@@ -322,14 +332,7 @@ func (g *memoryGossip) Shutdown() error {
 		delete(g.gossips, g.addr(g.port))
 		g.mu.Unlock()
 		close(g.done)
-		for {
-			select {
-			case conn := <-g.streams:
-				conn.Close()
-			default:
-				return
-			}
-		}
+		drain(g.streams)
 	})
 	return nil
 }
